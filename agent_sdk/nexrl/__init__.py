@@ -1,0 +1,10 @@
+"""NexRL for agents and evaluators: `@nexrl.reward` and the records it is given.
+
+Light on purpose: no torch, ray, aiohttp or transformers is loaded by this import.
+"""
+
+from nexrl.errors import NexrlError
+from nexrl.records import Call, Reward, Task, Trajectory
+from nexrl.rewards import Rollout, reward
+
+__all__ = ["Call", "NexrlError", "Reward", "Rollout", "Task", "Trajectory", "reward"]

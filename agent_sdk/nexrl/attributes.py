@@ -1,0 +1,35 @@
+"""Names of span attributes: OpenTelemetry GenAI semantic conventions first, `nexrl.*` for what they lack.
+
+The GenAI conventions are in development and the Python constants for them deprecated, so the names stand here.
+Source: https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
+"""
+
+OPERATION = "gen_ai.operation.name"
+PROVIDER = "gen_ai.provider.name"
+REQUEST_MODEL = "gen_ai.request.model"
+REQUEST_TEMPERATURE = "gen_ai.request.temperature"
+CONVERSATION = "gen_ai.conversation.id"
+RESPONSE_ID = "gen_ai.response.id"
+FINISH_REASONS = "gen_ai.response.finish_reasons"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+INPUT_MESSAGES = "gen_ai.input.messages"
+OUTPUT_MESSAGES = "gen_ai.output.messages"
+TOOL_DEFINITIONS = "gen_ai.tool.definitions"
+AGENT_NAME = "gen_ai.agent.name"
+
+SESSION = "nexrl.session"
+"""The attempt id. Also given as `gen_ai.conversation.id`; this one is what ingest reads."""
+PARENT = "nexrl.call.parent"
+DIALECT = "nexrl.call.dialect"
+DRIFT = "nexrl.call.drift"
+EXACT = "nexrl.call.exact"
+MALFORMED_TOOL_CALL = "nexrl.call.malformed_tool_call"
+PROMPT_DELTA = "nexrl.tokens.prompt_delta"
+"""bytes: int32 little-endian, prompt tokens the parent call does not have"""
+COMPLETION = "nexrl.tokens.completion"
+"""bytes: int32 little-endian"""
+LOGPROBS = "nexrl.tokens.logprobs"
+"""bytes: float32 little-endian, one per completion token"""
+WEIGHT_VERSIONS = "nexrl.tokens.weight_versions"
+"""bytes: pairs of int32 (first completion index, weight version), run-length coded"""

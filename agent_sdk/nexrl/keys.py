@@ -1,0 +1,93 @@
+"""Keys: one admin key per deployment, and one key per attempt derived from it.
+
+An attempt key `nxr-<attempt>.<signature>` is what an agent holds: it can make model calls and report for its own
+attempt, nothing else. The signature is HMAC-SHA256 under the admin key, so services that share the admin key agree
+on attempt keys without talking to each other.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from pathlib import Path
+
+from nexrl.errors import AccessError, ConfigError
+
+PREFIX = "nxr-"
+ADMIN_KEY_VARIABLE = "NEXRL_ADMIN_KEY"
+ADMIN_KEY_FILE = "admin.key"
+SHORTEST_ADMIN_KEY = 16
+_ATTEMPT = re.compile(r"[A-Za-z0-9_\-:@]{1,200}")
+
+
+def check_attempt_id(attempt: str) -> str:
+    """Return the id unchanged; raises AccessError where it could not stand in a URL, a key or a file name."""
+    if not _ATTEMPT.fullmatch(attempt):
+        raise AccessError(f"attempt id {attempt[:80]!r}: use 1 to 200 letters, digits, '_', '-', ':' or '@'")
+    return attempt
+
+
+def attempt_key(attempt: str, admin_key: str) -> str:
+    """Return the key that lets an agent call the model as `attempt`."""
+    check_attempt_id(attempt)
+    return f"{PREFIX}{attempt}.{_sign(attempt, admin_key)}"
+
+
+def attempt_of(key: str, admin_key: str) -> str | None:
+    """Return the attempt a key belongs to, or None where it is not an attempt key at all.
+
+    Raises AccessError where it looks like one and its signature is wrong. Compares in constant time.
+    """
+    if not key.startswith(PREFIX):
+        return None
+    attempt, _, signature = key[len(PREFIX) :].rpartition(".")
+    if not attempt or not hmac.compare_digest(signature.encode(), _sign(attempt, admin_key).encode()):
+        raise AccessError("the attempt key's signature is wrong: was it made under another admin key?")
+    return attempt
+
+
+def is_admin(key: str, admin_key: str) -> bool:
+    """Whether `key` is the admin key, compared in constant time."""
+    return hmac.compare_digest(key.encode(), admin_key.encode())
+
+
+def new_attempt_id(stem: str) -> str:
+    """Return `stem` with 64 random bits behind it; raises AccessError where the stem cannot be part of an id."""
+    return check_attempt_id(f"{stem}-{secrets.token_hex(8)}")
+
+
+def admin_key(directory: Path | None) -> str:
+    """Return the admin key: `NEXRL_ADMIN_KEY`, or the one kept in `directory/admin.key` (made there, mode 600).
+
+    Raises ConfigError where there is neither a variable nor a directory, or the key is too short to be one.
+    """
+    key = os.environ.get(ADMIN_KEY_VARIABLE) or (_kept_key(directory) if directory else "")
+    if not key:
+        raise ConfigError(f"no admin key: set {ADMIN_KEY_VARIABLE}")
+    if len(key) < SHORTEST_ADMIN_KEY:
+        raise ConfigError(f"{ADMIN_KEY_VARIABLE} has {len(key)} characters: use {SHORTEST_ADMIN_KEY} or more")
+    return key
+
+
+def new_admin_key() -> str:
+    """Return a fresh random admin key."""
+    return secrets.token_urlsafe(32)
+
+
+def _kept_key(directory: Path) -> str:
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / ADMIN_KEY_FILE
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key := new_admin_key())
+    return key
+
+
+def _sign(attempt: str, admin_key: str) -> str:
+    digest = hmac.digest(admin_key.encode(), b"nexrl-attempt:" + attempt.encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(digest[:18]).decode()

@@ -1,0 +1,167 @@
+"""A call as an OpenTelemetry span, and back: `call_of(span_of(call)) == call`.
+
+Token ids and logprobs travel as packed bytes; as OTLP arrays they would cost a server 20 times the work.
+Built on the protobuf messages directly: the SDK's exporter drops spans when its queue is full, and capture must not.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from nexrl import attributes as at
+from nexrl.errors import PayloadError
+from nexrl.records import Call, Float32s, Int32s, pack, unpack_float32s, unpack_int32s
+
+
+def trace_id_of(session: str) -> bytes:
+    """Return the 16-byte trace id all spans of a session share unless the caller brought its own trace."""
+    return hashlib.sha256(session.encode()).digest()[:16]
+
+
+def span_of(call: Call, *, prompt_tokens: int, trace_id: bytes | None = None, parent_span: bytes = b"") -> Span:
+    """Return the call as a span.
+
+    `prompt_tokens` is the whole prompt's length, `trace_id` (16 bytes) and `parent_span` (8 bytes) the caller's trace.
+    """
+    values: dict[str, Any] = {
+        at.OPERATION: "chat",
+        at.PROVIDER: "nexrl",
+        at.REQUEST_MODEL: call.model,
+        at.REQUEST_TEMPERATURE: call.temperature,
+        at.CONVERSATION: call.session,
+        at.RESPONSE_ID: call.response,
+        at.FINISH_REASONS: [call.finish_reason],
+        at.INPUT_TOKENS: prompt_tokens,
+        at.OUTPUT_TOKENS: len(call.completion),
+        at.INPUT_MESSAGES: msgspec.json.encode(call.messages).decode(),
+        at.OUTPUT_MESSAGES: msgspec.json.encode([call.reply]).decode(),
+        at.SESSION: call.session,
+        at.DIALECT: call.dialect,
+        at.EXACT: call.exact,
+        at.MALFORMED_TOOL_CALL: call.malformed_tool_call,
+        at.PROMPT_DELTA: pack(call.prompt_delta),
+        at.COMPLETION: pack(call.completion),
+        at.LOGPROBS: pack(call.logprobs),
+        at.WEIGHT_VERSIONS: pack(run_lengths(call.weight_versions)),
+    }
+    optional = {
+        at.PARENT: call.parent,
+        at.DRIFT: call.drift,
+        at.AGENT_NAME: call.agent,
+        at.TOOL_DEFINITIONS: None if call.tools is None else msgspec.json.encode(call.tools).decode(),
+    }
+    values |= {name: value for name, value in optional.items() if value is not None}
+    return Span(
+        trace_id=trace_id or trace_id_of(call.session),
+        span_id=bytes.fromhex(call.id),
+        parent_span_id=parent_span,
+        name=f"chat {call.model}",
+        kind=Span.SPAN_KIND_CLIENT,
+        start_time_unix_nano=call.started_ns,
+        end_time_unix_nano=call.ended_ns,
+        attributes=[KeyValue(key=name, value=_any_value(value)) for name, value in values.items()],
+    )
+
+
+def call_of(span: Span) -> Call:
+    """Return the call a span holds.
+
+    Raises PayloadError where the span is no model call of the proxy's, or its token payload does not fit together.
+    """
+    values = attributes_of(span)
+    if at.SESSION not in values or at.COMPLETION not in values:
+        raise PayloadError(f"span {span.span_id.hex()} ({span.name!r}) is not a model call recorded by the proxy")
+    try:
+        call = _decode(span, values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PayloadError(f"span {span.span_id.hex()}: {type(error).__name__}: {error}") from error
+    if call.exact and not len(call.completion) == len(call.logprobs) == len(call.weight_versions):
+        counts = f"{len(call.completion)} ids, {len(call.logprobs)} logprobs, {len(call.weight_versions)} versions"
+        raise PayloadError(f"span {call.id}: {counts}; an exact call has as many of each")
+    return call
+
+
+def attributes_of(span: Span) -> dict[str, Any]:
+    """Return a span's attributes as Python values."""
+    return {item.key: python_value(item.value) for item in span.attributes}
+
+
+def python_value(value: AnyValue) -> Any:
+    """Return an OTLP value as the Python value it stands for."""
+    kind = value.WhichOneof("value")
+    if kind is None:
+        return None
+    if kind == "array_value":
+        return [python_value(item) for item in value.array_value.values]
+    if kind == "kvlist_value":
+        return {item.key: python_value(item.value) for item in value.kvlist_value.values}
+    return getattr(value, kind)
+
+
+def run_lengths(versions: Int32s) -> Int32s:
+    """Code versions as (first index, version) pairs. Example: 4 4 5 -> 0 4 2 5."""
+    pairs = Int32s()
+    for index, version in enumerate(versions):
+        if not pairs or pairs[-1] != version:
+            pairs.extend((index, version))
+    return pairs
+
+
+def expand(pairs: Int32s, length: int) -> Int32s:
+    """Undo `run_lengths` for `length` tokens; raises ValueError where the pairs do not start at 0 and ascend."""
+    starts = [*pairs[0::2], length]
+    if len(pairs) % 2 or (length and not pairs) or starts != sorted(starts) or (pairs and starts[0] != 0):
+        raise ValueError(f"run lengths {list(pairs)} do not cover {length} tokens")
+    versions = Int32s()
+    for start, end, version in zip(starts, starts[1:], pairs[1::2], strict=False):
+        versions.extend([version] * (end - start))
+    return versions
+
+
+def _decode(span: Span, values: Mapping[str, Any]) -> Call:
+    completion = unpack_int32s(values[at.COMPLETION])
+    return Call(
+        id=span.span_id.hex(),
+        session=values[at.SESSION],
+        parent=values.get(at.PARENT),
+        prompt_delta=unpack_int32s(values[at.PROMPT_DELTA]),
+        completion=completion,
+        logprobs=unpack_float32s(values[at.LOGPROBS]) if at.LOGPROBS in values else Float32s(),
+        weight_versions=expand(unpack_int32s(values[at.WEIGHT_VERSIONS]), len(completion)),
+        temperature=float(values[at.REQUEST_TEMPERATURE]),
+        finish_reason=values[at.FINISH_REASONS][0],
+        exact=values[at.EXACT],
+        drift=values.get(at.DRIFT),
+        agent=values.get(at.AGENT_NAME),
+        model=values[at.REQUEST_MODEL],
+        dialect=values[at.DIALECT],
+        response=values[at.RESPONSE_ID],
+        messages=msgspec.json.decode(values[at.INPUT_MESSAGES], type=list[dict[str, Any]]),
+        tools=msgspec.json.decode(values[at.TOOL_DEFINITIONS]) if at.TOOL_DEFINITIONS in values else None,
+        reply=msgspec.json.decode(values[at.OUTPUT_MESSAGES], type=list[dict[str, Any]])[0],
+        malformed_tool_call=values[at.MALFORMED_TOOL_CALL],
+        started_ns=span.start_time_unix_nano,
+        ended_ns=span.end_time_unix_nano,
+    )
+
+
+def _any_value(value: Any) -> AnyValue:
+    match value:
+        case bool():
+            return AnyValue(bool_value=value)
+        case int():
+            return AnyValue(int_value=value)
+        case float():
+            return AnyValue(double_value=value)
+        case str():
+            return AnyValue(string_value=value)
+        case bytes():
+            return AnyValue(bytes_value=value)
+        case list():
+            return AnyValue(array_value=ArrayValue(values=[_any_value(item) for item in value]))
+        case _:
+            raise PayloadError(f"{type(value).__name__} is no attribute value")
