@@ -24,6 +24,8 @@ from nexrl.errors import RewardError
 from nexrl.records import Reward
 
 DEFAULT_TIMEOUT_S = 30.0
+TOTAL = "total"
+"""Name of the reward that sums the others up: what advantages are made of."""
 Scores = float | bool | dict[str, float]
 
 
@@ -77,6 +79,8 @@ class RewardFunction:
     def _named(self, scores: Any) -> list[Reward]:
         named: dict[Any, Any] = scores if isinstance(scores, dict) else {self.name: scores}
         for name, value in named.items():
+            if name == TOTAL:
+                raise RewardError(f"reward {self.name!r}: the name {TOTAL!r} is taken by the weighted sum; use another")
             if not isinstance(name, str) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise RewardError(
                     f"reward {self.name!r} returned {scores!r}: return a finite number, a bool, or a dict"
@@ -132,12 +136,12 @@ def load_rewards(path: Path) -> list[RewardFunction]:
     return found
 
 
-async def score(functions: Sequence[RewardFunction], rollout: Rollout) -> tuple[list[Reward], float]:
-    """Return all named rewards of a rollout and their weighted total."""
+async def score(functions: Sequence[RewardFunction], rollout: Rollout) -> list[Reward]:
+    """Return all named rewards of a rollout, and last their weighted sum under the name `TOTAL`."""
     scored = await asyncio.gather(*(function.score(rollout) for function in functions))
     pairs = zip(functions, scored, strict=True)
     total = math.fsum(function.weight * item.value for function, items in pairs for item in items)
-    return [item for items in scored for item in items], total
+    return [*(item for items in scored for item in items), Reward(name=TOTAL, value=total)]
 
 
 def _wanted_parameters(function: Callable[..., Any]) -> list[str]:

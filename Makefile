@@ -1,0 +1,48 @@
+# Everything starts here: each target brings its own environment, kept in .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := .venv/bin
+TORCH := torch==2.13.0
+READY := .venv/.ready
+# One thread a process: on small models two were slower than one, and agents need the cores.
+export OMP_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check format bench clean
+
+help:  ## say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+quickstart: $(READY)  ## train an agent on this machine in minutes, without a GPU
+	$(BIN)/nexrl-train recipes/quickstart/recipe.yaml
+
+test: $(READY)  ## all tests: fast ones first, then those that start whole systems
+	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m slow
+
+check: $(READY)  ## formatting, lint, types, import order
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(READY)  ## put the code into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY)  ## every figure that is quoted, measured here
+	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove the environment and caches; runs stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# Linux without a GPU gets the CPU build of torch: its index, or a local copy, offers "+cpu" versions that pip prefers.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "NexRL needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+	  set -x; $(BIN)/pip install -q --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu $(TORCH); \
+	else \
+	  set -x; $(BIN)/pip install -q --no-deps $(TORCH); \
+	fi
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@

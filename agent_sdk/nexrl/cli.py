@@ -1,0 +1,70 @@
+"""The `nexrl` command. Rooms bring their own subcommands through the entry point group `nexrl.commands`.
+
+So the core imports no room, and a light installation still says what a missing command needs.
+"""
+
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated
+
+import typer
+
+from nexrl.errors import NexrlError
+from nexrl.keys import admin_key, attempt_key
+
+GROUP = "nexrl.commands"
+
+
+def key(attempt: Annotated[str, typer.Argument(help="Attempt id, as it will stand in sessions.")]) -> None:
+    """Print the key with which an agent calls the model as ATTEMPT. Needs NEXRL_ADMIN_KEY.
+
+    Example: OPENAI_API_KEY=$(nexrl key my-attempt) python my_agent.py
+    """
+    typer.echo(attempt_key(attempt, admin_key(None)))
+
+
+def build(arguments: list[str]) -> typer.Typer:
+    """Return the application; where the first argument names a command, only that room is imported."""
+    app = typer.Typer(
+        name="nexrl",
+        help="Train the agents you already have. To train, see `nexrl-train --help`.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    # A typer application with a single command drops the command's name; a callback keeps it.
+    app.callback()(lambda: None)
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    chosen = found.keys() & set(arguments[:1]) or found.keys()
+    for name in sorted(chosen):
+        _add(app, found[name])
+    return app
+
+
+def run(app: typer.Typer, arguments: list[str]) -> None:
+    """Run an application; errors people can act on are one line on standard error and exit code 1."""
+    try:
+        app(arguments)
+    except NexrlError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run(build(sys.argv[1:]), sys.argv[1:])
+
+
+def _add(app: typer.Typer, point: EntryPoint) -> None:
+    try:
+        app.command(point.name)(point.load())
+    except ImportError as error:
+        missing = error.name or str(error)
+
+        @app.command(point.name, help=f"(not installed: {missing} is missing)")
+        def explain() -> None:  # pyright: ignore[reportUnusedFunction]
+            raise NexrlError(f"nexrl {point.name} needs {missing}: pip install 'nexrl[train]'")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+import pytest
+
+from nexrl.errors import ConfigError
+from nexrl_trainer.recipe import load_recipe, to_yaml
+
+MINIMAL = """
+name: small
+steps: 3
+model: {path: model}
+tasks: {train: train.jsonl}
+agent: {command: [python, agent.py, "{question}"]}
+reward: reward.py
+"""
+
+
+def written(tmp_path, text=MINIMAL, name="recipe.yaml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def load(path, *overrides, **environment):
+    return load_recipe(path, overrides, environment)
+
+
+def test_the_command_line_wins_over_the_environment_which_wins_over_the_recipe(tmp_path):
+    path = written(tmp_path, MINIMAL + "train: {learning_rate: 1e-3, threads: 4}\n")
+    recipe = load(path, "train.learning_rate=3e-3", NEXRL_TRAIN__LEARNING_RATE="2e-3", NEXRL_TRAIN__THREADS="2")
+    assert (recipe.train.learning_rate, recipe.train.threads) == (3e-3, 2)
+
+
+def test_numbers_may_be_written_as_people_write_them(tmp_path):
+    assert load(written(tmp_path, MINIMAL + "train: {learning_rate: 1e-3}\n")).train.learning_rate == 0.001
+
+
+def test_a_recipe_extends_another_part_by_part(tmp_path):
+    written(tmp_path, MINIMAL + "rollouts: {groups_per_step: 2, group_size: 4}\n", "base.yaml")
+    recipe = load(written(tmp_path, "extends: base.yaml\nsteps: 9\nrollouts: {group_size: 16}\n"))
+    assert (recipe.steps, recipe.rollouts.groups_per_step, recipe.rollouts.group_size) == (9, 2, 16)
+
+
+def test_environment_variables_are_put_in_with_their_type_or_their_default(tmp_path):
+    text = MINIMAL.replace("steps: 3", "steps: ${env:HOW_MANY,5}").replace("path: model", "path: '${env:WHERE}/m'")
+    recipe = load(written(tmp_path, text), WHERE="/data")
+    assert (recipe.steps, recipe.model.path) == (5, "/data/m")
+    assert load(written(tmp_path, text), WHERE="/data", HOW_MANY="8").steps == 8
+
+
+def test_the_effective_recipe_loads_to_itself(tmp_path):
+    recipe = load(written(tmp_path), "algorithm.clip_high=0.28")
+    assert load(written(tmp_path, to_yaml(recipe), "effective.yaml")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (MINIMAL + "stepz: 4\n", [], "stepz"),
+        (MINIMAL + "train: {optimiser: adam}\n", [], r"optimiser.*\$\.train"),
+        (MINIMAL, ["rollouts.group_size=1"], r">= 2.*\$\.rollouts\.group_size"),
+        (MINIMAL, ["train.backend=megatron"], r"megatron.*\$\.train\.backend"),
+        (MINIMAL, ["engine.kind=sglang"], "set engine.url"),
+        (MINIMAL, ["steps"], "path=value"),
+        (MINIMAL, ["name.x=1"], "is a value"),
+        ("[1, 2]", [], "expected a mapping"),
+        ("a: [", [], "no YAML"),
+        ("extends: recipe.yaml", [], "extends itself"),
+        (MINIMAL.replace("steps: 3", "steps: ${env:NOWHERE}"), [], "export NOWHERE"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_named(tmp_path, text, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load(written(tmp_path, text), *overrides)
+
+
+def test_a_variable_that_names_no_setting_is_an_error_not_silence(tmp_path):
+    with pytest.raises(ConfigError, match="NEXRL_STEPZ"):
+        load(written(tmp_path), NEXRL_STEPZ="4")
+    assert load(written(tmp_path), NEXRL_ADMIN_KEY="not a setting", NEXRL_STEPS="4").steps == 4
+
+
+def test_a_missing_file_is_named_before_anything_starts(tmp_path):
+    recipe = load(written(tmp_path))
+    with pytest.raises(ConfigError, match=r"tasks\.train=train\.jsonl: no file .*train\.jsonl"):
+        recipe.check()

@@ -1,0 +1,89 @@
+"""`nexrl-train`: run a recipe, show how it goes, say what came out."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nexrl.cli import run as run_application
+
+INTERRUPTED = 130
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings that win over the recipe: train.learning_rate=1e-3 steps=4")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run directory. An unfinished run in it goes on. Default: runs/NAME")
+    ] = None,
+) -> None:
+    """Train an agent by reinforcement learning, as a recipe says.
+
+    Starts Ray, ingest, the engine and the proxy; runs your agent as a fresh process per rollout; trains; publishes
+    weights; evaluates; stops everything it started. Ctrl-C stops it, and the same command goes on from there.
+
+    Example: nexrl-train recipes/quickstart/recipe.yaml steps=4 --run runs/short
+    """
+    # Ray, torch and the rest take seconds to import; --help should not.
+    from rich.console import Console
+
+    from nexrl_trainer.directory import RunDirectory
+    from nexrl_trainer.recipe import load_recipe
+    from nexrl_trainer.run import run as run_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    directory = RunDirectory((run or Path("runs") / loaded.name).absolute())
+    console = Console()
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        result = run_recipe(loaded, directory, console)
+    except KeyboardInterrupt:
+        console.print(f"\nstopped; nothing is lost: the same command goes on from {directory.path}", soft_wrap=True)
+        sys.exit(INTERRUPTED)
+    _show(console, result, directory.path, recipe)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_application(app, sys.argv[1:])
+
+
+def _as_interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _show(console: Any, result: Any, folder: Path, recipe: Path) -> None:
+    from rich.panel import Panel
+
+    before, after = (
+        ("not measured" if x is None else f"{x:.2f}") for x in (result.success_before, result.success_after)
+    )
+    console.print(
+        Panel(
+            f"held-out success  [bold]{before} -> {after}[/bold]\n"
+            f"{result.steps} steps, {result.trained_tokens} trained tokens, {result.drift} drifted calls, "
+            f"{result.wall_s / 60:.1f} min",
+            title="done",
+            expand=False,
+        )
+    )
+    console.print(f"run directory  {folder}", soft_wrap=True, highlight=False)
+    console.print(f"reward curve   {folder / 'reward.png'}", soft_wrap=True, highlight=False)
+    console.print("\nnext:", highlight=False)
+    for command in (
+        f"nexrl sessions {folder}",
+        f"nexrl trajectories {folder}",
+        f"nexrl-train {recipe} --run {folder} steps={2 * result.steps}",
+    ):
+        console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Ray: a private cluster on this machine, or somebody's running one; and what is placed on it."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Generator
+
+import ray
+
+from nexrl.errors import ServiceError
+from nexrl_trainer.recipe import Recipe
+
+SMALLEST_CPUS = 4
+"""What a private cluster claims to have at least: its few processes share cores gladly on a small laptop."""
+
+
+@contextlib.contextmanager
+def cluster(recipe: Recipe) -> Generator[None]:
+    """Be connected to Ray; raises ServiceError where that fails. A private cluster is stopped at the end."""
+    # Nothing about a user's runs leaves the machine unasked.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    private = recipe.ray.address is None
+    cpus = max(SMALLEST_CPUS, os.cpu_count() or 1) if private else None
+    try:
+        ray.init(
+            address="local" if private else recipe.ray.address,
+            num_cpus=cpus,
+            include_dashboard=False if private else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        where = recipe.ray.address or "this machine"
+        raise ServiceError(f"Ray on {where}: {error}; `nexrl doctor` says what is missing") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def gpus() -> float:
+    """Return the number of GPUs the cluster has."""
+    return float(ray.cluster_resources().get("GPU", 0))

@@ -1,0 +1,236 @@
+"""The algorithm. Collect groups, advantages, minibatches, forward_backward, optim_step, publish: as in the paper.
+
+Synchronous: a step's rollouts are sampled with the weights of that step, so staleness is 0. What must survive a
+crash is the checkpoint; a step's groups are acknowledged to ingest only once a checkpoint holds what they taught.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+
+from nexrl.errors import RunError
+from nexrl.records import Task, TrainingGroup, encode
+from nexrl.rewards import TOTAL
+from nexrl_ingest.client import IngestClient
+from nexrl_trainer.algorithms.losses import Clip
+from nexrl_trainer.directory import RunDirectory, State, write_whole
+from nexrl_trainer.engines.publisher import Publisher
+from nexrl_trainer.policy.batches import Datum, Selection, minibatches, select
+from nexrl_trainer.policy.service import Optimizer, TokenSums, TrainService
+from nexrl_trainer.progress import Progress
+from nexrl_trainer.recipe import Recipe
+from nexrl_trainer.rollouts.collect import Collector
+from nexrl_trainer.tasks import evaluation_groups, tasks_of_step, training_groups
+
+
+class World(Struct, frozen=True, kw_only=True):
+    """Everything the loop works with; `run.py` builds it."""
+
+    recipe: Recipe
+    tasks: Sequence[Task]
+    heldout: Sequence[Task]
+    policy: TrainService
+    publisher: Publisher
+    collector: Collector
+    ingest: IngestClient
+    directory: RunDirectory
+    progress: Progress
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What `summary.json` says."""
+
+    success_before: float | None
+    success_after: float | None
+    steps: int
+    wall_s: float
+    trained_tokens: int
+    drift: int
+
+
+async def train(world: World, state: State) -> Result:
+    """Run the remaining steps of the recipe from `state`; the engine samples with `state.version` already."""
+    recipe, began = world.recipe, time.monotonic() - state.wall_s
+    if recipe.evaluation.before and state.success_before is None:
+        state = structs.replace(state, success_before=await evaluate(world, state))
+    success = state.success_before if state.step == 0 else None
+    leases: list[str] = []
+    for step in range(state.step, recipe.steps):
+        clock = Clock()
+        chosen = tasks_of_step(world.tasks, step, recipe.rollouts.groups_per_step, recipe.seed)
+        groups = training_groups(recipe.name, step, chosen, recipe.rollouts.group_size)
+        world.progress.phase(f"step {step + 1}/{recipe.steps}: rollouts", recipe.sequences_per_step)
+        collected = await world.collector.collect(groups)
+        refuse_hopeless(step, collected.groups)
+        clock.lap("rollout_s")
+
+        selection = select(collected.groups, recipe.algorithm.advantage)
+        world.progress.phase(f"step {step + 1}/{recipe.steps}: training", 0)
+        learned = await learn(world.policy, selection.datums, recipe)
+        clock.lap("train_s")
+
+        version = state.version + 1 if learned else state.version
+        if learned:
+            await world.publisher.publish(world.policy, version)
+        clock.lap("publish_s")
+
+        metrics = step_metrics(state.version, selection, collected.groups, learned, clock)
+        state = structs.replace(
+            state,
+            step=step + 1,
+            version=version,
+            trained_tokens=state.trained_tokens + metrics["trained_tokens"],
+            drift=state.drift + metrics["drift"],
+            wall_s=time.monotonic() - began,
+        )
+        if recipe.keep_batches:
+            keep_batch(world.directory, step, selection.datums)
+        leases += collected.leases
+        if state.step % recipe.checkpoints.every == 0 or state.step == recipe.steps:
+            await checkpoint(world, state)
+            await world.ingest.ack(leases)
+            leases = []
+        world.directory.log({"kind": "step", "step": state.step, "wall_s": state.wall_s, **metrics})
+        world.progress.step(state.step, metrics)
+
+        every = recipe.evaluation.every
+        success = await evaluate(world, state) if every and state.step % every == 0 else None
+    if success is None:
+        success = await evaluate(world, state)
+    return Result(
+        success_before=state.success_before,
+        success_after=success,
+        steps=state.step,
+        wall_s=time.monotonic() - began,
+        trained_tokens=state.trained_tokens,
+        drift=state.drift,
+    )
+
+
+async def learn(policy: TrainService, datums: Sequence[Datum], recipe: Recipe) -> list[dict[str, float]]:
+    """Make the step's optimizer updates; return what each one measured, first to last. Empty without datums."""
+    algorithm = recipe.algorithm
+    clip = Clip(low=algorithm.clip_low, high=algorithm.clip_high)
+    optimizer = Optimizer(
+        learning_rate=recipe.train.learning_rate,
+        betas=recipe.train.betas,
+        weight_decay=recipe.train.weight_decay,
+        grad_clip=recipe.train.grad_clip,
+    )
+    learned: list[dict[str, float]] = []
+    for _ in range(algorithm.epochs):
+        for batch in minibatches(datums, algorithm.minibatches):
+            normaliser = sum(datum.trained_tokens for datum in batch)
+            sums = await policy.forward_backward(batch, clip, normaliser)
+            step = await policy.optim_step(optimizer)
+            learned.append({**token_means(sums), "grad_norm": step.grad_norm})
+    return learned
+
+
+async def evaluate(world: World, state: State) -> float | None:
+    """Run the held-out tasks under the current weights; return the share that succeeded, None without such tasks.
+
+    A failed rollout is no success: the agent did not do its job.
+    """
+    if not world.heldout:
+        return None
+    world.progress.phase(f"evaluating weights {state.version}", len(world.heldout))
+    groups = evaluation_groups(world.recipe.name, state.version, world.heldout)
+    outcomes = [outcome for item in await world.collector.evaluate(groups) for outcome in item.outcomes]
+    if all(outcome.status == "failed" for outcome in outcomes):
+        raise RunError(f"evaluation: every rollout failed; {commonest([outcome.reason for outcome in outcomes])}")
+    totals = [outcome.rewards[TOTAL] for outcome in outcomes if outcome.status == "completed"]
+    success = sum(total >= world.recipe.evaluation.success_at for total in totals) / len(outcomes)
+    measured = {"success": success, "rollouts": len(outcomes), "failed": len(outcomes) - len(totals)}
+    world.directory.log({"kind": "evaluation", "step": state.step, "version": state.version, **measured})
+    world.progress.evaluated(state.step, success)
+    return success
+
+
+async def checkpoint(world: World, state: State) -> None:
+    """Save what a resumed run needs; whole or not at all."""
+    with world.directory.checkpoint(state, world.recipe.checkpoints.keep) as folder:
+        await world.policy.save(folder)
+
+
+def keep_batch(directory: RunDirectory, step: int, datums: Sequence[Datum]) -> None:
+    """Write what a step was trained on: MessagePack of `list[Datum]`."""
+    directory.batches.mkdir(exist_ok=True)
+    write_whole(directory.batches / f"step-{step + 1:05d}.msgpack", encode(list(datums)))
+
+
+def refuse_hopeless(step: int, groups: Sequence[TrainingGroup]) -> None:
+    """Raise RunError where not one rollout of a step could be judged: more of the same would teach nothing."""
+    trajectories = [item for group in groups for item in group.trajectories]
+    if all(item.status == "failed" for item in trajectories):
+        reasons = commonest([item.reason for item in trajectories])
+        raise RunError(f"step {step + 1}: all {len(trajectories)} rollouts failed; {reasons}")
+
+
+def commonest(reasons: Sequence[str]) -> str:
+    """Say what went wrong most often. Example: a a b -> "2 times: a; 1 times: b"."""
+    return "; ".join(f"{count} times: {reason}" for reason, count in Counter(reasons).most_common(3))
+
+
+def token_means(sums: TokenSums) -> dict[str, float]:
+    """Turn sums over trained tokens into means; loss is one already, gap_max is a maximum."""
+    means = {name: getattr(sums, name) / sums.tokens for name in ("ratio", "clipped", "entropy", "kl_engine", "gap")}
+    return {"loss": sums.loss, **means, "gap_max": sums.gap_max}
+
+
+def step_metrics(
+    version: int,
+    selection: Selection,
+    groups: Sequence[TrainingGroup],
+    learned: Sequence[dict[str, float]],
+    clock: "Clock",
+) -> dict[str, Any]:
+    """Return everything a step's line in metrics.jsonl says, times aside."""
+    sequences = [item for group in groups for trajectory in group.trajectories for item in trajectory.sequences]
+    versions = [v for item in sequences for v, flag in zip(item.weight_versions, item.loss_mask, strict=True) if flag]
+    stale = [version - item for item in versions]
+    rewards = selection.rewards
+    mean = sum(rewards) / len(rewards) if rewards else None
+    metrics: dict[str, Any] = {
+        "version": version,
+        "reward": mean,
+        "rollouts": len(rewards) + selection.failed,
+        "failed": selection.failed,
+        "groups": len(groups),
+        "without_contrast": selection.without_contrast,
+        "sequences": len(selection.datums),
+        "trained_tokens": sum(datum.trained_tokens for datum in selection.datums),
+        "sampled_tokens": len(versions),
+        "sampled_tokens_per_s": len(versions) / clock.laps["rollout_s"],
+        "drift": sum(len(trajectory.drift) for group in groups for trajectory in group.trajectories),
+        "staleness_mean": sum(stale) / len(stale) if stale else 0.0,
+        "staleness_max": max(stale, default=0),
+        **clock.laps,
+    }
+    if learned:
+        means = {name: sum(item[name] for item in learned) / len(learned) for name in learned[0]}
+        # Before the step's first update the weights are the engine's own: what differs there is numerics alone.
+        metrics |= {**means, "gap": learned[0]["gap"], "gap_max": learned[0]["gap_max"]}
+    return metrics
+
+
+class Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = now - self._last
+        self._last = now
+
+
+def write_summary(directory: RunDirectory, result: Result) -> None:
+    """Write summary.json."""
+    write_whole(directory.summary_file, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")

@@ -1,0 +1,168 @@
+"""What a recipe can say: one frozen tree, handed down by part.
+
+What follows from other values is a property, so no file can set it inconsistently. Reading and merging is `file.py`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from nexrl.errors import ConfigError
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the recipe; unknown keys are errors."""
+
+
+class Model(Part, frozen=True, kw_only=True):
+    path: str
+    """Directory in Hugging Face layout: config, tokenizer with chat template, safetensors."""
+    make: str | None = None
+    """Script run as `python SCRIPT --out PATH` where `path` does not exist yet."""
+
+
+class Tasks(Part, frozen=True, kw_only=True):
+    train: str
+    """JSONL file, one task a row. A row may name itself with `id`."""
+    heldout: str | None = None
+    """JSONL file of tasks that are never trained on."""
+
+
+class Agent(Part, frozen=True, kw_only=True):
+    command: Annotated[list[str], Meta(min_length=1)]
+    """Program and arguments; `{name}` stands for the task's field of that name. `python` is this Python."""
+    stdin: str | None = None
+    """Text for the agent's standard input, with the same `{name}`s."""
+    env: dict[str, str] = {}
+    timeout_s: Seconds = 120.0
+    concurrency: Positive = 8
+    """Agents running at the same time."""
+    attempts: Positive = 2
+    """Tries per rollout before it is recorded as failed."""
+
+
+class Rollouts(Part, frozen=True, kw_only=True):
+    groups_per_step: Positive = 8
+    group_size: Annotated[int, Meta(ge=2)] = 8
+    """Rollouts per task that are compared with each other; a group of one has no baseline."""
+
+
+class Algorithm(Part, frozen=True, kw_only=True):
+    advantage: Literal["grpo", "dr_grpo"] = "grpo"
+    """`grpo` (arXiv 2402.03300) divides by the group's standard deviation, `dr_grpo` (arXiv 2503.20783) does not."""
+    clip_low: Annotated[float, Meta(gt=0, lt=1)] = 0.2
+    clip_high: Annotated[float, Meta(gt=0)] = 0.2
+    minibatches: Positive = 1
+    """Optimizer steps one pass over the step's rollouts is cut into."""
+    epochs: Positive = 1
+    """Passes over the step's rollouts."""
+
+
+class Train(Part, frozen=True, kw_only=True):
+    backend: Literal["torch"] = "torch"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: Positive = 1
+    """CPU threads of the trainer; two were slower than one on small models."""
+    learning_rate: Annotated[float, Meta(gt=0)] = 1e-6
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    grad_clip: Annotated[float, Meta(gt=0)] = 1.0
+    """Largest gradient norm; larger gradients are scaled down to it."""
+    micro_batch_tokens: Positive = 8192
+    """Tokens of packed sequences that go through the model at once; a longer sequence goes alone."""
+
+
+class Engine(Part, frozen=True, kw_only=True):
+    kind: Literal["embedded", "sglang"] = "embedded"
+    """`embedded` is started for the run; `sglang` is a server that is already running at `url`."""
+    url: str | None = None
+    max_running: Positive = 32
+    max_length: Positive = 1024
+    """Longest prompt plus completion in tokens (embedded)."""
+    threads: Positive = 1
+
+    def __post_init__(self) -> None:
+        if self.kind == "sglang" and not self.url:
+            raise ValueError("kind 'sglang' needs the server's address: set engine.url, for example http://host:30000")
+        if self.kind == "embedded" and self.url:
+            raise ValueError(f"kind 'embedded' starts its own process: remove engine.url={self.url}")
+
+
+class Proxy(Part, frozen=True, kw_only=True):
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    tool_parser: str = "auto"
+    reasoning_parser: str = "none"
+
+
+class Ingest(Part, frozen=True, kw_only=True):
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+
+
+class Evaluation(Part, frozen=True, kw_only=True):
+    before: bool = True
+    every: NotNegative = 0
+    """Steps between evaluations; 0 evaluates only before and after."""
+    limit: Positive | None = None
+    """Use only the first so many held-out tasks."""
+    success_at: float = 1.0
+    """A rollout whose total reward reaches this is a success."""
+
+
+class Checkpoints(Part, frozen=True, kw_only=True):
+    every: Positive = 1
+    keep: Positive = 2
+    """Newest checkpoints that stay on disk."""
+
+
+class Ray(Part, frozen=True, kw_only=True):
+    address: str | None = None
+    """A running cluster's address; none starts a private one on this machine and stops it at the end."""
+
+
+class Recipe(Part, frozen=True, kw_only=True):
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,60}$")]
+    seed: int = 0
+    steps: Positive
+    model: Model
+    tasks: Tasks
+    agent: Agent
+    reward: str
+    """Python file with functions marked `@nexrl.reward`."""
+    rollouts: Rollouts = Rollouts()
+    algorithm: Algorithm = Algorithm()
+    train: Train = Train()
+    engine: Engine = Engine()
+    proxy: Proxy = Proxy()
+    ingest: Ingest = Ingest()
+    evaluation: Evaluation = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    ray: Ray = Ray()
+    keep_batches: bool = False
+    """Also write what each step was trained on, token for token, to `batches/` in the run directory."""
+    folder: str = field(default=".")
+    """Folder that relative paths start from; filled in from where the recipe lies."""
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Rollouts planned for one step."""
+        return self.rollouts.groups_per_step * self.rollouts.group_size
+
+    def resolve(self, path: str) -> Path:
+        """Return a path of the recipe as an absolute one: `~` is home, relative ones start at `folder`."""
+        return (Path(self.folder) / Path(path).expanduser()).resolve()
+
+    def check(self) -> None:
+        """Raise ConfigError for what only shows against the file system: missing files, an unusable model."""
+        needed = {"tasks.train": self.tasks.train, "tasks.heldout": self.tasks.heldout, "reward": self.reward}
+        needed |= {"model.make": self.model.make}
+        for name, path in needed.items():
+            if path and not self.resolve(path).is_file():
+                raise ConfigError(f"{name}={path}: no file {self.resolve(path)}")
+        if not self.model.make and not (self.resolve(self.model.path) / "config.json").is_file():
+            raise ConfigError(f"model.path={self.model.path}: no config.json in {self.resolve(self.model.path)}")

@@ -1,0 +1,116 @@
+"""Run an agent: any command, a fresh process per attempt, killed with all its children when its time is up.
+
+Knows processes and nothing else; what the agent's end means is `collect.py`'s business.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from nexrl.errors import ConfigError
+
+KEPT_BYTES = 1 << 20
+"""Of each output stream; an agent that prints more keeps its newest megabyte."""
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """How an agent's process ended."""
+
+    exit_code: int
+    """Negative: killed by that signal, as subprocess counts."""
+    timed_out: bool
+    stdout: str
+    stderr: str
+    duration_s: float
+
+
+def fill(template: str, fields: Mapping[str, Any]) -> str:
+    """Put a task's fields in place of their `{name}`s; raises ConfigError naming one that the task lacks."""
+
+    def look_up(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in fields:
+            raise ConfigError(f"agent: {template!r} asks for {name!r}, the task has {', '.join(fields)}")
+        return str(fields[name])
+
+    return _FIELD.sub(look_up, template)
+
+
+def agent_environment(proxy: str, key: str, model: str, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return what an agent finds in its environment: ours, less every NEXRL_* variable, plus where to call.
+
+    Both names of the base URL are set, since frameworks differ in which they read. The admin key never gets here.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("NEXRL_")}
+    base = f"{proxy}/v1"
+    ours = {"OPENAI_BASE_URL": base, "OPENAI_API_BASE": base, "OPENAI_API_KEY": key, "OPENAI_MODEL": model}
+    return {**inherited, "OMP_NUM_THREADS": "1", **ours, **extra}
+
+
+async def run_command(
+    command: list[str], *, stdin: str | None, environment: Mapping[str, str], folder: Path, timeout_s: float
+) -> Ended:
+    """Run one process to its end; raises OSError where it cannot be started. Cancelling kills it too."""
+    program = [sys.executable, *command[1:]] if command[0] == "python" else command
+    started = time.monotonic()
+    process = await asyncio.create_subprocess_exec(
+        *program,
+        stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=dict(environment),
+        cwd=folder,
+        start_new_session=True,
+    )
+    output = asyncio.gather(_feed(process, stdin), _newest(process.stdout), _newest(process.stderr))
+    timed_out = False
+    try:
+        async with asyncio.timeout(timeout_s):
+            await process.wait()
+    except TimeoutError:
+        timed_out = True
+    finally:
+        # Also after a normal end: children that the agent left running hold its pipes and our machine.
+        _kill_group(process.pid)
+        await process.wait()
+    _, stdout, stderr = await output
+    return Ended(
+        exit_code=process.returncode or 0,
+        timed_out=timed_out,
+        stdout=stdout,
+        stderr=stderr,
+        duration_s=time.monotonic() - started,
+    )
+
+
+async def _feed(process: asyncio.subprocess.Process, text: str | None) -> None:
+    if process.stdin is None or text is None:
+        return
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(text.encode())
+        await process.stdin.drain()
+    process.stdin.close()
+
+
+async def _newest(stream: asyncio.StreamReader | None) -> str:
+    assert stream
+    kept = bytearray()
+    while chunk := await stream.read(1 << 16):
+        kept += chunk
+        del kept[:-KEPT_BYTES]
+    return kept.decode(errors="replace")
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
