@@ -3,6 +3,7 @@ import os
 import sys
 import time
 
+import psutil
 import pytest
 
 from nexrl.errors import ConfigError
@@ -17,10 +18,9 @@ async def run(tmp_path, code, *, timeout_s=20.0, stdin=None, environment=None):
 
 def alive(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return open(f"/proc/{pid}/stat").read().split()[2] != "Z"
 
 
 async def gone(pid):

@@ -20,6 +20,7 @@ from nexrl.errors import ConfigError
 
 KEPT_BYTES = 1 << 20
 """Of each output stream; an agent that prints more keeps its newest megabyte."""
+POLL_S = 0.02
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -76,7 +77,7 @@ async def run_command(
     timed_out = False
     try:
         async with asyncio.timeout(timeout_s):
-            await process.wait()
+            await _ended(process)
     except TimeoutError:
         timed_out = True
     finally:
@@ -91,6 +92,12 @@ async def run_command(
         stderr=stderr,
         duration_s=time.monotonic() - started,
     )
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    # process.wait() also waits for the pipes to close, which a child left behind by the agent would put off for ever.
+    while process.returncode is None:
+        await asyncio.sleep(POLL_S)
 
 
 async def _feed(process: asyncio.subprocess.Process, text: str | None) -> None:
