@@ -1,0 +1,80 @@
+"""Processes that announce themselves, seen from the trainer."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from nexrl.errors import ServiceError
+from nexrl_trainer.services import ServiceProcess
+
+SERVICE = """
+import asyncio
+from nexrl.service import announce, until_stopped
+announce("127.0.0.1", 7)
+asyncio.run(until_stopped(exit_with_parent=True))
+print("stopped cleanly", flush=True)
+"""
+
+
+def start(tmp_path, code, **environment):
+    return ServiceProcess("thing", [sys.executable, "-c", code], str(tmp_path / "thing.log"), environment)
+
+
+def test_a_service_tells_its_address_and_stops_when_asked(tmp_path):
+    service = start(tmp_path, SERVICE)
+    assert service.url() == "http://127.0.0.1:7"
+    assert service.ended() is None
+    service.stop()
+    assert service.ended().startswith("exit code 0")
+
+
+def test_a_service_that_dies_at_the_start_shows_the_end_of_its_log(tmp_path):
+    service = start(tmp_path, "raise SystemExit('port 80 is in use: choose another')")
+    with pytest.raises(ServiceError, match=r"(?s)thing did not start: exit code 1.*port 80 is in use"):
+        service.url()
+    service.stop()
+
+
+def test_a_service_that_stays_silent_is_given_up_and_killed(tmp_path):
+    service = start(tmp_path, "import time; time.sleep(60)")
+    with pytest.raises(ServiceError, match="not ready within"):
+        service.url(timeout_s=0.3)
+    assert service.ended()
+
+
+def test_a_service_that_will_not_stop_is_killed(tmp_path):
+    service = start(
+        tmp_path,
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready http://h:1', flush=True)\n"
+        "time.sleep(60)",
+    )
+    service.url()
+    service.stop(timeout_s=0.2)
+    assert service.ended().startswith("exit code -9")
+
+
+def test_killing_the_parent_ends_the_service(tmp_path):
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time\nfrom nexrl_trainer.services import ServiceProcess\n"
+            f"s = ServiceProcess('thing', [sys.executable, '-c', {SERVICE!r}], {str(tmp_path / 'log')!r}, {{}})\n"
+            "s.url(); print(s._process.pid, flush=True); time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    child = psutil.Process(int(parent.stdout.readline()))
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the service outlived its parent"
+        time.sleep(0.02)
