@@ -77,7 +77,7 @@ def call_of(span: Span) -> Call:
         raise PayloadError(f"span {span.span_id.hex()} ({span.name!r}) is not a model call recorded by the proxy")
     try:
         call = _decode(span, values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise PayloadError(f"span {span.span_id.hex()}: {type(error).__name__}: {error}") from error
     if call.exact and not len(call.completion) == len(call.logprobs) == len(call.weight_versions):
         counts = f"{len(call.completion)} ids, {len(call.logprobs)} logprobs, {len(call.weight_versions)} versions"

@@ -4,9 +4,11 @@ Synchronous: a step's rollouts are sampled with the weights of that step, so sta
 crash is the checkpoint; a step's groups are acknowledged to ingest only once a checkpoint holds what they taught.
 """
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,6 +28,8 @@ from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.rollouts.collect import Collector
 from nexrl_trainer.tasks import evaluation_groups, tasks_of_step, training_groups
 
+TOKENIZER_FILES = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template")
+
 
 class World(Struct, frozen=True, kw_only=True):
     """Everything the loop works with; `run.py` builds it."""
@@ -34,6 +38,8 @@ class World(Struct, frozen=True, kw_only=True):
     tasks: Sequence[Task]
     heldout: Sequence[Task]
     policy: TrainService
+    model: Path
+    """Where the run started from: config, tokenizer, weights."""
     publisher: Publisher
     collector: Collector
     ingest: IngestClient
@@ -52,9 +58,12 @@ class Result(Struct, frozen=True, kw_only=True):
     drift: int
 
 
-async def train(world: World, state: State) -> Result:
-    """Run the remaining steps of the recipe from `state`; the engine samples with `state.version` already."""
-    recipe, began = world.recipe, time.monotonic() - state.wall_s
+async def train(world: World, state: State, began: float) -> Result:
+    """Run the remaining steps of the recipe from `state`; the engine samples with `state.version` already.
+
+    `began` is the monotonic time from which the run's wall-clock seconds count.
+    """
+    recipe = world.recipe
     if recipe.evaluation.before and state.success_before is None:
         state = structs.replace(state, success_before=await evaluate(world, state))
     success = state.success_before if state.step == 0 else None
@@ -155,6 +164,14 @@ async def checkpoint(world: World, state: State) -> None:
     """Save what a resumed run needs; whole or not at all."""
     with world.directory.checkpoint(state, world.recipe.checkpoints.keep) as folder:
         await world.policy.save(folder)
+        copy_tokenizer(world.model, folder)
+
+
+def copy_tokenizer(model: Path, folder: Path) -> None:
+    """Put the tokenizer and chat template beside the weights, so that the folder is a model people can use."""
+    for file in model.iterdir():
+        if file.name.startswith(TOKENIZER_FILES) or file.suffix == ".jinja":
+            shutil.copy(file, folder)
 
 
 def keep_batch(directory: RunDirectory, step: int, datums: Sequence[Datum]) -> None:

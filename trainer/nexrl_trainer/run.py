@@ -8,6 +8,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ async def _run(recipe: Recipe, given: Given, directory: RunDirectory, model: Pat
     key = admin_key(directory.ingest)
     latest = directory.latest()
     folder, state = latest or (model, State())
+    began = time.monotonic() - state.wall_s
     async with contextlib.AsyncExitStack() as stack:
         progress = stack.enter_context(Progress(console, recipe.steps, state.step))
         progress.phase("starting Ray actors, ingest, engine and proxy", 0)
@@ -126,13 +128,14 @@ async def _run(recipe: Recipe, given: Given, directory: RunDirectory, model: Pat
             tasks=given.tasks,
             heldout=given.heldout,
             policy=policy,
+            model=model,
             publisher=publisher,
             collector=collector,
             ingest=ingest,
             directory=directory,
             progress=progress,
         )
-        return await _unless(services.failed(), train(world, state))
+        return await _unless(services.failed(), train(world, state, began))
     raise AssertionError("the exit stack suppresses nothing")
 
 

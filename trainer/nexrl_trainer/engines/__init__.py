@@ -1,0 +1,1 @@
+"""Engines: what samples tokens, and how new weights reach it."""

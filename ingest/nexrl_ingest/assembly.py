@@ -1,0 +1,178 @@
+"""Join calls into chains and chains into sequences.
+
+Pure: no clock, no store, no tokenizer. What a group of trajectories is worth is the trainer's to decide.
+
+Every sampled token of every exact call with a temperature above 0 is trained exactly once, and no other token is.
+The order of arrival never matters; the cost is linear in the tokens of the sequences that come out.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from collections.abc import Sequence as Ordered
+
+from nexrl.records import Call, Drift, Float32s, Int32s, Outcome, Reward, Sequence, Trajectory
+
+INEXACT = "inexact"
+MISSING_PARENT = "missing-parent"
+GREEDY = "greedy"
+Children = dict[str | None, list[Call]]
+
+
+def chains(calls: Iterable[Call]) -> list[list[Call]]:
+    r"""Split the calls that can be laid out into chains; each call is in one.
+
+    Of several calls that extend the same parent the first continues its chain, every other one heads a new chain.
+    Left out: inexact calls, calls whose ancestors are not all here, and calls that neither sampled a token nor lead
+    to one that did.
+
+    Example (a child is written under its parent):
+        a - b - d
+          \ c
+        => [a, b, d] and [c]
+    """
+    children = _children(calls)
+    leading = _leading_to_tokens(children)
+    kept = {parent: [call for call in found if call.id in leading] for parent, found in children.items()}
+    laid: list[list[Call]] = []
+    heads = deque(kept.get(None, []))
+    while heads:
+        chain = [heads.popleft()]
+        while following := kept.get(chain[-1].id):
+            chain.append(following[0])
+            heads.extend(following[1:])
+        laid.append(chain)
+    return laid
+
+
+def sequences(calls: Iterable[Call]) -> list[Sequence]:
+    """Lay every chain out for training, in order of the first call of each.
+
+    Example (P prompt, C completion, E environment):
+        turn 0   P1        -> C1
+        turn 1   P1 C1 E1  -> C2    extends turn 0
+        turn 1'  P1 C1 E2  -> C3    extends turn 0 too
+        => ids P1 C1 E1 C2, mask 0 1 0 1   and   ids P1 C1 E2 C3, mask 0 0 0 1
+    """
+    ids: dict[str, tuple[Int32s, int]] = {}
+    """Per call: its chain's tokens, and how many of them are its prompt and completion."""
+    laid: list[tuple[tuple[int, str], Sequence]] = []
+    for chain in chains(calls):
+        head = chain[0]
+        tokens, shared = ids[head.parent] if head.parent else (Int32s(), 0)
+        sequence = _context(tokens[:shared], chain)
+        for call in chain:
+            _extend(sequence, call)
+            ids[call.id] = (sequence.ids, len(sequence.ids))
+        laid.append((_order(head), sequence))
+    return [sequence for _, sequence in sorted(laid, key=lambda item: item[0])]
+
+
+def drift(calls: Iterable[Call]) -> list[Drift]:
+    """Say which calls opened a new chain or cannot be trained, and why."""
+    ordered = _ordered(calls)
+    reachable = {call.id for found in _children(ordered).values() for call in found}
+    found: list[Drift] = []
+    for call in ordered:
+        reasons = (
+            call.drift,
+            INEXACT if not call.exact else None,
+            MISSING_PARENT if call.exact and call.id not in reachable else None,
+            GREEDY if call.temperature <= 0 else None,
+        )
+        found.extend(Drift(call=call.id, reason=reason) for reason in reasons if reason)
+    return found
+
+
+def trajectory(
+    session: str, rollout: int | None, calls: Ordered[Call], rewards: list[Reward], outcome: Outcome | None
+) -> Trajectory:
+    """Return what a trainer receives for one attempt."""
+    return Trajectory(
+        session=session,
+        rollout=rollout,
+        status=outcome.status if outcome else "open",
+        reason=outcome.reason if outcome else "",
+        rewards=rewards,
+        sequences=sequences(calls),
+        drift=drift(calls),
+    )
+
+
+def prompt_lengths(calls: Iterable[Call]) -> dict[str, int]:
+    """Return the whole prompt's number of tokens per call, for calls whose ancestors are all here."""
+    lengths: dict[str, int] = {}
+    ends: dict[str | None, int] = {None: 0}
+    for parent, found in _children(calls).items():
+        for call in found:
+            lengths[call.id] = ends[parent] + len(call.prompt_delta)
+            ends[call.id] = lengths[call.id] + len(call.completion)
+    return lengths
+
+
+def _order(call: Call) -> tuple[int, str]:
+    return (call.started_ns, call.id)
+
+
+def _ordered(calls: Iterable[Call]) -> list[Call]:
+    """Order calls by start, each id once."""
+    first: dict[str, Call] = {}
+    for call in sorted(calls, key=_order):
+        first.setdefault(call.id, call)
+    return list(first.values())
+
+
+def _children(calls: Iterable[Call]) -> Children:
+    """Return the exact calls that can be reached from a chain's start, by parent, every parent before its children.
+
+    A call that is its own ancestor is reached from no start, so a cycle is left out like a lost parent.
+    """
+    by_parent: Children = {}
+    for call in _ordered(calls):
+        if call.exact:
+            by_parent.setdefault(call.parent, []).append(call)
+    reached: Children = {}
+    parents: deque[str | None] = deque([None])
+    while parents:
+        parent = parents.popleft()
+        if found := by_parent.get(parent):
+            reached[parent] = found
+            parents.extend(call.id for call in found)
+    return reached
+
+
+def _leading_to_tokens(children: Children) -> set[str]:
+    """Return the calls that sampled a token, and their ancestors."""
+    leading: set[str] = set()
+    for parent, found in reversed(children.items()):
+        leading.update(call.id for call in found if call.completion)
+        if parent and any(call.id in leading for call in found):
+            leading.add(parent)
+    return leading
+
+
+def _context(prefix: Iterable[int], chain: list[Call]) -> Sequence:
+    """Return a sequence that holds what a branch shares with the chain it leaves; none of it is trained again."""
+    ids = Int32s(prefix)
+    length = len(ids)
+    return Sequence(
+        ids=ids,
+        loss_mask=Int32s([0] * length),
+        logprobs=Float32s([0.0] * length),
+        weight_versions=Int32s([-1] * length),
+        temperatures=Float32s([1.0] * length),
+        calls=[call.id for call in chain],
+        agent=chain[0].agent,
+    )
+
+
+def _extend(sequence: Sequence, call: Call) -> None:
+    prompt, sampled = len(call.prompt_delta), len(call.completion)
+    trained = call.temperature > 0
+    sequence.ids.extend(call.prompt_delta)
+    sequence.ids.extend(call.completion)
+    sequence.loss_mask.extend([0] * prompt + [int(trained)] * sampled)
+    sequence.logprobs.extend([0.0] * prompt)
+    sequence.logprobs.extend(call.logprobs if trained else [0.0] * sampled)
+    sequence.weight_versions.extend([-1] * prompt)
+    sequence.weight_versions.extend(call.weight_versions if trained else [-1] * sampled)
+    sequence.temperatures.extend([1.0] * prompt + [call.temperature if trained else 1.0] * sampled)

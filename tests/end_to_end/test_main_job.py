@@ -1,0 +1,233 @@
+"""The main job with its real processes: what is captured is exact, what goes wrong is told, what is stopped goes on."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+
+import psutil
+import pytest
+from main_job import PLAIN, QUICKSTART, ours, read_json_lines, start, train
+from recording_engine import RecordingEngine
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from nexrl.records import Float32s, decode
+from nexrl_trainer.policy.batches import Datum
+from nexrl_trainer.services import ServiceProcess
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind():
+    before = {pid for pid, _ in ours()}
+    yield
+    deadline = time.monotonic() + 15
+    while left := [item for item in ours() if item[0] not in before]:
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def engine(model, tmp_path):
+    argv = [sys.executable, "-m", "nexrl_trainer.engines.embedded", "--model", str(model), "--port", "0"]
+    process = ServiceProcess("engine", [*argv, "--max-length", "512"], str(tmp_path / "engine.log"), {})
+    with RecordingEngine(process.url()) as recording:
+        yield recording
+    process.stop()
+
+
+def batches(folder):
+    return [decode(path.read_bytes(), list[Datum]) for path in sorted((folder / "batches").glob("*.msgpack"))]
+
+
+def runs_of_ones(mask):
+    """Yield (begin, end) of every stretch of trained tokens. Example: 0 1 1 0 1 -> (1, 3), (4, 5)."""
+    begin = None
+    for index, flag in enumerate([*mask, 0]):
+        if flag and begin is None:
+            begin = index
+        elif not flag and begin is not None:
+            yield begin, index
+            begin = None
+
+
+def test_what_is_trained_is_bit_for_bit_what_the_engine_returned(model, engine, tmp_path):
+    """The quick start in short, its engine attached by address: one line of recipe, as with SGLang."""
+    folder = tmp_path / "run"
+    code, output = train(
+        QUICKSTART,
+        folder,
+        f"engine={{kind: sglang, url: '{engine.url}'}}",
+        f"model.path={model}",
+        f"reward={PLAIN.parent / 'reward.py'}",
+        "steps=2",
+        "rollouts={groups_per_step: 2, group_size: 4}",
+        "tasks.heldout=null",
+    )
+    assert code == 0, output
+
+    # (whole ids, where the completion begins, its logprobs, the weights that sampled it), from the engine's side ...
+    returned = Counter()
+    for request, answer in engine.generated:
+        entries = answer["meta_info"]["output_token_logprobs"]
+        assert [entry[1] for entry in entries] == answer["output_ids"]
+        whole = (*request["input_ids"], *answer["output_ids"])
+        logprobs = Float32s(entry[0] for entry in entries).tobytes()
+        returned[whole, len(request["input_ids"]), logprobs, int(answer["meta_info"]["weight_version"])] += 1
+
+    # ... and from the trainer's.
+    trained = Counter()
+    for version, datums in enumerate(batches(folder)):
+        for datum in datums:
+            for begin, end in runs_of_ones(datum.loss_mask):
+                assert set(datum.weight_versions[begin:end]) == {version}
+                trained[tuple(datum.ids[:end]), begin, datum.logprobs[begin:end].tobytes(), version] += 1
+
+    assert trained == returned
+    assert len({datum.session for datums in batches(folder) for datum in datums}) == 2 * 8
+    steps = [line for line in read_json_lines(folder / "metrics.jsonl") if line["kind"] == "step"]
+    assert [line["staleness_max"] for line in steps] == [0, 0]
+    assert [line["drift"] for line in steps] == [0, 0]
+    # The engine's logprobs, recomputed by the trainer under the same weights in float32.
+    assert max(line["gap_max"] for line in steps) < 1e-4
+
+
+def test_a_failed_rollout_is_data_and_the_run_goes_on(model, tmp_path):
+    tasks = tmp_path / "tasks.jsonl"
+    troubles = ["none", "crash", "hang", "silent", "misjudged"]
+    tasks.write_text("".join(json.dumps({"id": name, "trouble": name}) + "\n" for name in troubles))
+    settings = ["steps=1", "rollouts={groups_per_step: 5, group_size: 2}", "agent.timeout_s=4", "agent.concurrency=8"]
+    code, output = train(PLAIN, tmp_path / "run", *settings, model=model, TEST_TASKS=str(tasks))
+    assert code == 0, output
+    [step] = read_json_lines(tmp_path / "run/metrics.jsonl")
+    assert (step["rollouts"], step["failed"]) == (10, 8)
+    for reason in (
+        "agent: exit code 1: KeyError: 'price'",
+        "agent: no end within 4 s",
+        "agent: it ended without a model call; does it read OPENAI_BASE_URL and OPENAI_API_KEY?",
+        "reward 'different': ZeroDivisionError: the judge divided by zero",
+    ):
+        assert output.count(f"rollout failed: {reason}") == 2, output
+    assert "Traceback" not in output
+
+
+def test_when_every_rollout_fails_the_run_stops_and_says_why(model, tmp_path):
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"trouble": "crash"}\n')
+    code, output = train(PLAIN, tmp_path / "run", "agent.attempts=2", model=model, TEST_TASKS=str(tasks))
+    assert code == 1
+    assert "error: step 1: all 6 rollouts failed; 6 times: agent: exit code 1: KeyError: 'price'" in output
+    assert "Traceback" not in output
+
+
+def test_a_port_in_use_is_named(model, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, output = train(PLAIN, tmp_path / "run", f"proxy.port={port}", model=model)
+    assert code == 1
+    assert "error: proxy did not start" in output
+    assert f"{port}" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tasks.train=nowhere.jsonl", "tasks.train=nowhere.jsonl: no file"),
+        ("reward=agent.py", "does not import: KeyError"),
+        ("model.path=nowhere", "no config.json"),
+        ("agent.command=[python, agent.py, '{missing}']", "asks for 'missing'"),
+        ("steps=0", ">= 1"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_told_before_anything_starts(model, tmp_path, override, message):
+    code, output = train(PLAIN, tmp_path / "run", override, model=model, timeout_s=60)
+    assert code == 1
+    assert output.startswith("error: ")
+    assert message in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "run/logs").exists()
+
+
+def wait_for(process, text):
+    """Read the process's output up to a line that holds `text`; return what was read."""
+    read = ""
+    for line in process.stdout:
+        read += line
+        if text in line:
+            return read
+    raise AssertionError(f"never said {text!r}:\n{read}")
+
+
+@pytest.mark.parametrize(
+    ("moment", "delay_s"),
+    [("starting Ray", 0.0), ("starting Ray", 3.0), ("step 1/3: rollouts", 0.2), ("step 2/3: training", 0.0)],
+)
+def test_ctrl_c_stops_everything_and_the_same_command_goes_on(model, tmp_path, moment, delay_s):
+    folder = tmp_path / "run"
+    process = start(PLAIN, folder, "steps=3", model=model)
+    output = wait_for(process, moment)
+    time.sleep(delay_s)
+    # As a terminal does it: everybody in the foreground process group hears it.
+    os.killpg(process.pid, signal.SIGINT)
+    output += process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert "the same command goes on" in output
+    assert "Traceback" not in output
+
+    code, output = train(PLAIN, folder, "steps=3", model=model)
+    assert code == 0, output
+    steps = [line["step"] for line in read_json_lines(folder / "metrics.jsonl")]
+    assert sorted(set(steps)) == [1, 2, 3]
+    assert len(batches(folder)) == 3
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 3
+
+
+def test_kill_9_loses_no_acknowledged_step_and_trains_none_twice(model, tmp_path):
+    folder = tmp_path / "run"
+    process = start(PLAIN, folder, "steps=3", model=model)
+    output = wait_for(process, "step 2/3: rollouts")
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    first = batches(folder)[0]
+    deadline = time.monotonic() + 20
+    while any("nexrl.cli" in line for _, line in ours()):
+        assert time.monotonic() < deadline, ours()
+        time.sleep(0.1)
+
+    code, output = train(PLAIN, folder, "steps=3", model=model)
+    assert code == 0, output
+    assert "step 1/3" not in output
+    assert batches(folder)[0] == first
+    sessions = [datum.session for datums in batches(folder) for datum in datums]
+    assert len(sessions) == len(set(sessions)) == 3 * 6
+    assert [line["step"] for line in read_json_lines(folder / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_a_service_that_dies_ends_the_run_with_its_name(model, tmp_path):
+    process = start(PLAIN, tmp_path / "run", "steps=200", model=model)
+    wait_for(process, "step 1/200: training")
+    [engine] = [pid for pid, line in ours() if "engines.embedded" in line and "-m" in line]
+    psutil.Process(engine).kill()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: " in output
+    assert "engine" in output
+    assert "Traceback" not in output
+
+
+def test_checkpoints_are_models_people_can_use(model, tmp_path):
+    code, output = train(PLAIN, tmp_path / "run", "steps=1", model=model)
+    assert code == 0, output
+    folder = tmp_path / "run/checkpoints/step-00001"
+    loaded, original = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (folder, model))
+    assert loaded.keys() == original.keys()
+    assert any((loaded[name] != original[name]).any() for name in loaded)
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+    assert (tmp_path / "run/reward.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary.keys() >= {"success_before", "success_after", "steps", "wall_s", "trained_tokens", "drift"}

@@ -1,0 +1,43 @@
+"""A real ingest on a free port over a real store, and a way to make calls."""
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from ingest_world import ADMIN_KEY, Ingest
+
+from nexrl_ingest.app import make_app
+from nexrl_ingest.client import IngestClient
+from nexrl_ingest.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    store = Store(tmp_path / "data")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+async def ingest(store: Store) -> AsyncIterator[Ingest]:
+    runner = web.AppRunner(make_app(store=store, admin_key=ADMIN_KEY), shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with aiohttp.ClientSession() as http:
+        yield Ingest(f"http://127.0.0.1:{runner.addresses[0][1]}", http, store)
+    await runner.cleanup()
+
+
+@pytest.fixture
+def client(ingest: Ingest) -> IngestClient:
+    return IngestClient(ingest.url, ADMIN_KEY, ingest.http, give_up_s=1.0)
+
+
+@pytest.fixture
+def unused_url() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"

@@ -1,0 +1,83 @@
+"""`nexrl sessions` and `nexrl trajectories`, from the file of a running ingest or a stopped one."""
+
+import io
+import re
+import shutil
+import sqlite3
+
+import pytest
+from ingest_world import call, finish, group
+from rich.console import Console
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from nexrl.errors import ConfigError
+from nexrl.records import Reward
+from nexrl_ingest import show
+from nexrl_ingest.assembly import sequences
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What the commands print, on a wide terminal with colours."""
+    out = io.StringIO()
+    monkeypatch.setattr(show, "Console", lambda: Console(file=out, width=200, force_terminal=True))
+    return lambda: re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+
+
+async def captured(ingest, client) -> None:
+    root = call([1, 2], [3], session="group-1-0")
+    await ingest.send(root, call([4], [5, 6], session="group-1-0", parent=root.id, drift="edited"))
+    await finish(client, group(size=1), rewards=[Reward(name="correct", value=0.5)], reason="a [bold] reason")
+    await ingest.send(call([1], [2], session="external"))
+
+
+@pytest.mark.parametrize("place", ["data", "run/ingest"])
+async def test_sessions_are_a_table_with_status_reward_calls_tokens_and_drift(ingest, client, tmp_path, shown, place):
+    await captured(ingest, client)
+    ingest.store.close()
+    if place != "data":
+        shutil.copytree(tmp_path / "data", tmp_path / place)
+    show.sessions(tmp_path / place.split("/")[0])
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown().splitlines() if "│" in line]
+    assert rows == [
+        ["group-1-0", "completed (a [bold] reason)", "correct=0.5", "2", "1", "3/6", "edited"],
+        ["external", "open", "-", "1", "1", "1/2", "-"],
+    ]
+
+
+async def test_a_running_ingests_file_is_read_and_never_written(ingest, client, tmp_path, shown):
+    await captured(ingest, client)
+    show.sessions(tmp_path / "data")
+    assert "external" in shown()
+    with show._database(tmp_path / "data") as connection, pytest.raises(sqlite3.OperationalError, match="readonly"):
+        connection.execute("DELETE FROM spans")
+
+
+async def test_a_trajectory_shows_its_sequences_as_ids_or_as_text(ingest, client, tmp_path, shown):
+    await captured(ingest, client)
+    show.trajectories(tmp_path / "data", "group-1-0")
+    assert "sequence 0: 6 tokens, 3 trained" in shown()
+    assert "1 2 3 4 5 6" in shown()
+    Tokenizer(WordLevel({f"w{index}": index for index in range(9)}, "w0")).save(str(tmp_path / "tokenizer.json"))
+    show.trajectories(tmp_path / "data", model=tmp_path, limit=1)
+    assert "w1w2" in shown()
+    assert "external" in shown()
+
+
+def test_trained_tokens_are_set_off_from_their_context():
+    root = call([1], [2])
+    [sequence] = sequences([root, call([3], [4, 5], parent=root.id)])
+    text = show.coloured(sequence, lambda ids: "".join(map(str, ids)))
+    styles = [(text.plain[span.start : span.end], span.style) for span in text.spans]
+    assert styles == [("1", show.CONTEXT), ("2", show.TRAINED), ("3", show.CONTEXT), ("45", show.TRAINED)]
+
+
+def test_a_directory_without_a_store_and_a_model_without_tokenizer_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=f"{tmp_path}/ingest.sqlite: no such file"):
+        show.sessions(tmp_path)
+    with pytest.raises(ConfigError, match=r"no tokenizer\.json"):
+        show.trajectories(tmp_path, model=tmp_path)
+    (tmp_path / "ingest.sqlite").write_text("no database at all, but something else that is long enough")
+    with pytest.raises(ConfigError, match="file is not a database"):
+        show.sessions(tmp_path)

@@ -1,0 +1,231 @@
+"""POST /v1/traces: every wire format in, only whole requests acknowledged."""
+
+import asyncio
+import gzip
+import json
+
+import pytest
+import zstandard
+from google.protobuf import json_format
+from ingest_world import ADMIN_KEY, call, request_of
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from nexrl import attributes as at
+from nexrl.spans import span_of
+from nexrl_ingest import app as ingest_app
+from nexrl_ingest.ledger import knows
+from nexrl_ingest.span_log import calls_of
+
+AS_JSON = {"Content-Type": "application/json"}
+
+
+def zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(data)
+
+
+def zstd_of_unknown_length(data: bytes) -> bytes:
+    stream = zstandard.ZstdCompressor().compressobj()
+    return stream.compress(data) + stream.flush()
+
+
+def otlp_json(*spans) -> dict:
+    """The request as an OTLP/JSON sender writes it: ids in hexadecimal, enumerations as integers."""
+    message = json_format.MessageToDict(request_of(*spans), use_integers_for_enums=True)
+    for given, sent in zip(message["resourceSpans"][0]["scopeSpans"][0]["spans"], spans, strict=True):
+        span = span_of(sent, prompt_tokens=0)
+        given["traceId"], given["spanId"] = span.trace_id.hex(), span.span_id.hex()
+    return message
+
+
+def foreign(**attributes: str) -> Span:
+    values = [
+        KeyValue(key=key.replace("__", "."), value=AnyValue(string_value=text)) for key, text in attributes.items()
+    ]
+    return Span(trace_id=b"t" * 16, span_id=b"s" * 8, name="tool", attributes=values)
+
+
+async def calls(ingest, session="session-1"):
+    return await ingest.store.read(lambda connection: calls_of(connection, session))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "compress"),
+    [
+        ("identity", bytes),
+        ("gzip", gzip.compress),
+        ("gzip", lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:])),
+        ("zstd", zstd),
+        ("zstd", zstd_of_unknown_length),
+        ("zstd", lambda data: zstd(data[:9]) + zstd(data[9:])),
+    ],
+)
+async def test_a_call_comes_back_as_it_was_sent_under_every_encoding(ingest, encoding, compress):
+    sent = call(range(5000), [7, 8], messages=[{"role": "user", "content": "hello"}], tools=[], reply={"content": "hi"})
+    body = compress(request_of(sent).SerializeToString())
+    assert await ingest.post(body, Content_Encoding=encoding) == (200, b"")
+    assert await calls(ingest) == [sent]
+
+
+async def test_otlp_json_has_hexadecimal_ids_and_base64_payloads_and_unknown_fields(ingest):
+    sent = call([1], [2])
+    message = otlp_json(sent) | {"someNewField": 1}
+    status, body = await ingest.post(json.dumps(message).encode(), Content_Type="application/json; charset=utf-8")
+    assert (status, json.loads(body)) == (200, {})
+    assert await calls(ingest) == [sent]
+
+
+async def test_a_span_sent_twice_is_acknowledged_twice_and_stored_once(ingest):
+    sent = call([1], [2])
+    await ingest.send(sent, sent)
+    reply = await ingest.send(sent)
+    assert not reply.HasField("partial_success")
+    assert await calls(ingest) == [sent]
+
+
+async def test_a_call_that_cannot_be_decoded_is_rejected_and_the_others_are_kept(ingest):
+    good, bad = call([1], [2]), span_of(call([1], [2, 3]), prompt_tokens=1)
+    for item in bad.attributes:
+        if item.key == at.LOGPROBS:
+            item.value.bytes_value = b"\0\0\0\0"
+    reply = await ingest.send(bad, good)
+    assert reply.partial_success.rejected_spans == 1
+    assert "2 ids, 1 logprobs" in reply.partial_success.error_message
+    assert await calls(ingest) == [good]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (at.SESSION, AnyValue(int_value=5)),
+        (at.SESSION, AnyValue(string_value="")),
+        (at.FINISH_REASONS, AnyValue(array_value={})),
+        (at.OUTPUT_MESSAGES, AnyValue(string_value="[]")),
+        (at.INPUT_MESSAGES, AnyValue(string_value="[" * 100_000)),
+        (at.WEIGHT_VERSIONS, AnyValue(string_value="text")),
+    ],
+)
+async def test_a_call_with_an_attribute_of_the_wrong_kind_is_rejected_not_a_crash(ingest, name, value):
+    span = span_of(call([1], [2]), prompt_tokens=1)
+    for item in span.attributes:
+        if item.key == name:
+            item.value.CopyFrom(value)
+    assert (await ingest.send(span)).partial_success.rejected_spans == 1
+    assert await ingest.stored() == 0
+
+
+async def test_a_span_without_proper_ids_is_rejected(ingest):
+    spans = [Span(trace_id=b"t" * 16, span_id=b"s" * 7), Span(trace_id=b"", span_id=b"s" * 8)]
+    assert (await ingest.send(*spans)).partial_success.rejected_spans == 2
+    assert await ingest.stored() == 0
+
+
+@pytest.mark.parametrize(
+    ("attributes", "session"),
+    [
+        ({"nexrl__session": "a", "gen_ai__conversation__id": "b"}, "a"),
+        ({"session__id": "c", "gen_ai__conversation__id": "b"}, "b"),
+        ({"session__id": "c"}, "c"),
+        ({}, None),
+    ],
+)
+async def test_any_span_is_stored_under_the_session_it_names(ingest, attributes, session):
+    await ingest.send(foreign(**attributes))
+    query = "SELECT session, is_call FROM spans"
+    rows = await ingest.store.read(lambda connection: connection.execute(query).fetchall())
+    assert rows == [(session, 0)]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [
+        (400, b"no protobuf", {}),
+        (400, b'{"resourceSpans": 3}', AS_JSON),
+        (
+            400,
+            b'{"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": "xy"}]}]}]}',
+            {"Content-Type": "application/json"},
+        ),
+        (400, b"[" * 100_000, AS_JSON),
+        (400, b"no gzip", {"Content-Encoding": "gzip"}),
+        (400, gzip.compress(b"cut short")[:-9], {"Content-Encoding": "gzip"}),
+        (400, zstd(b"cut short" * 99)[:-4], {"Content-Encoding": "zstd"}),
+        (400, gzip.compress(request_of(call([1], [2])).SerializeToString())[:-4], {"Content-Encoding": "gzip"}),
+        (400, zstd(request_of(call([1], [2])).SerializeToString())[:-1], {"Content-Encoding": "zstd"}),
+        (415, b"", {"Content-Encoding": "br"}),
+        (415, b"", {"Content-Type": "text/plain"}),
+        (413, zstd(bytes(2_000_000)), {"Content-Encoding": "zstd"}),
+        (413, gzip.compress(bytes(2_000_000)), {"Content-Encoding": "gzip"}),
+        (413, bytes(1_000_001), {}),
+    ],
+)
+async def test_a_malformed_body_is_the_clients_error_and_records_nothing(ingest, monkeypatch, status, body, headers):
+    monkeypatch.setattr(ingest_app, "MAX_BODY_BYTES", 1_000_000)
+    answered, reply = await ingest.post(body, **{name.replace("-", "_"): value for name, value in headers.items()})
+    assert answered == status
+    if headers.get("Content-Type") == "application/json":
+        assert json.loads(reply)["code"] == 3
+    else:
+        assert reply.startswith(b"\x08\x03\x12")  # google.rpc.Status: INVALID_ARGUMENT, then the message
+    assert await ingest.stored() == 0
+
+
+async def test_a_full_disk_is_503_and_acknowledges_nothing_until_there_is_room(ingest):
+    sent = call(range(100_000), [1])
+
+    def limit(pages: int):
+        return lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+
+    await ingest.store.write(limit(1))
+    status, reply = await ingest.post(request_of(sent).SerializeToString())
+    assert (status, reply[:2]) == (503, b"\x08\x0e")
+    assert b"disk is full" in reply
+    assert await ingest.stored() == 0
+    await ingest.store.write(limit(1_000_000))
+    await ingest.send(sent)
+    assert await calls(ingest) == [sent]
+
+
+@pytest.mark.parametrize("compression", [Compression.Gzip, Compression.NoCompression])
+async def test_the_opentelemetry_sdk_delivers_its_spans(ingest, compression):
+    def export() -> None:
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        exporter = OTLPSpanExporter(endpoint=f"{ingest.url}/v1/traces", headers=headers, compression=compression)
+        provider = TracerProvider()
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+        tracer = provider.get_tracer("agent")
+        for _ in range(3):
+            with tracer.start_as_current_span("execute_tool", attributes={"nexrl.session": "session-9"}):
+                pass
+        provider.shutdown()
+
+    await asyncio.to_thread(export)
+    assert await ingest.stored() == 3
+    assert await ingest.store.read(lambda connection: knows(connection, "session-9"))
+
+
+async def test_keys_decide_who_may_report_for_which_session(ingest):
+    body = request_of(call([1], [2], session="mine")).SerializeToString()
+    for key, status, code in [
+        ({}, 401, 16),
+        ({"Authorization": "Bearer wrong"}, 401, 16),
+        ({"Authorization": "Basic " + ADMIN_KEY}, 401, 16),
+        ({"Authorization": "Bearer nxr-mine.wrong"}, 401, 16),
+        (ingest.own("other"), 403, 7),
+    ]:
+        answered, reply = await ingest.post(body, key)
+        assert (answered, reply[:2]) == (status, bytes([8, code]))
+    assert await ingest.stored() == 0
+    assert (await ingest.post(body, ingest.own("mine")))[0] == 200
+    assert len(await calls(ingest, "mine")) == 1
+
+
+async def test_what_an_attempt_key_sends_belongs_to_its_attempt(ingest):
+    body = request_of(foreign(gen_ai__conversation__id="thread-1")).SerializeToString()
+    assert (await ingest.post(body, ingest.own("mine")))[0] == 200
+    assert await ingest.store.read(lambda connection: knows(connection, "mine"))
+    assert not await ingest.store.read(lambda connection: knows(connection, "thread-1"))
