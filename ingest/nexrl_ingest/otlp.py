@@ -83,7 +83,7 @@ def batch(request: ExportTraceServiceRequest, attempt: str | None) -> Batch:
     """Turn spans into rows; a span that cannot be kept is an error among them, and the others stay.
 
     `attempt` is set where an attempt key sent them: spans that name no session are then its own. Raises
-    ForbiddenError where one names another session.
+    ForbiddenError where one names another session, or claims to be a model call.
     """
     rows: list[SpanRow] = []
     errors: list[str] = []
@@ -125,6 +125,9 @@ def _judge(span: Span, resource: Resource, attempt: str | None) -> tuple[str | N
     if len(span.trace_id) != TRACE_ID_BYTES or len(span.span_id) != SPAN_ID_BYTES or not any(span.span_id):
         raise PayloadError(f"span {span.name!r}: trace id {span.trace_id.hex()!r} or span id {span.span_id.hex()!r}")
     is_call = any(item.key == at.COMPLETION for item in span.attributes)
+    if is_call and attempt is not None:
+        # What is trained must have been sampled: an agent could otherwise report tokens of its own invention.
+        raise ForbiddenError("an attempt key cannot report model calls: the proxy does, with the admin key")
     named = _checked(span).session if is_call else _named_session(span, resource, at.SESSION)
     if attempt is None:
         elsewhere = (_named_session(span, resource, name) for name in SESSION_NAMES)

@@ -44,10 +44,10 @@ def trajectories(
     directory: Directory,
     session: Annotated[str | None, typer.Argument(help="Session to show; the latest ones where none is given.")] = None,
     limit: Annotated[int, typer.Option(help="Without a session, show this many.", min=1)] = 3,
-    model: Annotated[Path | None, typer.Option(help="Directory with the tokenizer; ids are shown without.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Directory with the tokenizer; a run's own by default, ids are shown without.")] = None,
 ) -> None:
     """Show sequences as text, the trained tokens in colour."""
-    decode = _decoder(model)
+    decode = _decoder(model or _newest_checkpoint(directory))
     with _database(directory) as connection:
         ids = [session] if session else _latest_sessions(connection, limit)
         found = [ledger.trajectory_of(connection, id_) for id_ in ids]
@@ -136,6 +136,12 @@ def _rewards(trajectory: Trajectory) -> str:
 def _tokens(trajectory: Trajectory) -> tuple[int, int]:
     trained = sum(sum(sequence.loss_mask) for sequence in trajectory.sequences)
     return trained, sum(len(sequence.ids) for sequence in trajectory.sequences)
+
+
+def _newest_checkpoint(directory: Path) -> Path | None:
+    """Return where a run directory has its tokenizer, None where this is no run directory or has none yet."""
+    found = sorted(directory.glob("checkpoints/step-*/tokenizer.json"))
+    return found[-1].parent if found else None
 
 
 def _decoder(model: Path | None) -> Decoder:

@@ -209,7 +209,7 @@ async def test_the_opentelemetry_sdk_delivers_its_spans(ingest, compression):
 
 
 async def test_keys_decide_who_may_report_for_which_session(ingest):
-    body = request_of(call([1], [2], session="mine")).SerializeToString()
+    body = request_of(foreign(nexrl__session="mine")).SerializeToString()
     for key, status, code in [
         ({}, 401, 16),
         ({"Authorization": "Bearer wrong"}, 401, 16),
@@ -221,7 +221,14 @@ async def test_keys_decide_who_may_report_for_which_session(ingest):
         assert (answered, reply[:2]) == (status, bytes([8, code]))
     assert await ingest.stored() == 0
     assert (await ingest.post(body, ingest.own("mine")))[0] == 200
-    assert len(await calls(ingest, "mine")) == 1
+    assert await ingest.stored() == 1
+
+
+async def test_an_agent_cannot_report_tokens_that_nobody_sampled(ingest):
+    body = request_of(call([1], [2], session="mine")).SerializeToString()
+    assert (await ingest.post(body, ingest.own("mine")))[0] == 403
+    assert await ingest.stored() == 0
+    assert (await ingest.post(body, ingest.admin()))[0] == 200
 
 
 async def test_what_an_attempt_key_sends_belongs_to_its_attempt(ingest):
