@@ -50,7 +50,9 @@ class RecordingEngine:
     async def _forward(self, request):
         body = await request.read()
         headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
-        async with self._http.request(request.method, self.upstream + request.path_qs, data=body, headers=headers) as reply:
+        async with self._http.request(
+            request.method, self.upstream + request.path_qs, data=body, headers=headers
+        ) as reply:
             answer = await reply.read()
         if request.path == "/generate" and reply.status == 200:
             self.generated.append((json.loads(body), json.loads(answer)))

@@ -22,7 +22,7 @@ SHORT = {
     "NEXRL_EVALUATION__LIMIT": "1",
 }
 # `make` builds environments and runs for minutes: its targets are checked to exist, their commands are run elsewhere.
-PREAMBLE = "set -euo pipefail\nmake() { command make -n \"$@\" >/dev/null; }\n"
+PREAMBLE = 'set -euo pipefail\nmake() { command make -n "$@" >/dev/null; }\n'
 
 
 def blocks(page, language):

@@ -15,7 +15,12 @@ HEAVY = {"torch", "ray", "aiohttp", "transformers", "numpy", "google.protobuf", 
 
 def lint_imports(root):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(root / room) for room in ROOMS)}
-    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--config", str(root / "pyproject.toml")]
+    command = [
+        str(Path(sys.executable).with_name("lint-imports")),
+        "--no-cache",
+        "--config",
+        str(root / "pyproject.toml"),
+    ]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 

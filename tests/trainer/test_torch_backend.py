@@ -56,7 +56,8 @@ def datum(seed, length, *, temperature=1.0, advantage=1.0, logprobs=None):
 def on_policy(trainer, items):
     """Give each datum the logprobs the current weights give it."""
     return [
-        msgspec.structs.replace(item, logprobs=values) for item, values in zip(items, trainer.forward(items), strict=True)
+        msgspec.structs.replace(item, logprobs=values)
+        for item, values in zip(items, trainer.forward(items), strict=True)
     ]
 
 
