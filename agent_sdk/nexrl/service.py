@@ -10,25 +10,26 @@ import signal
 import sys
 
 
-def announce(host: str, port: int) -> None:
-    """Tell whoever started us where we serve."""
-    shown = f"[{host}]" if ":" in host else host
-    sys.stdout.write(f"ready http://{shown}:{port}\n")
-    sys.stdout.flush()
-
-
-async def until_stopped(*, exit_with_parent: bool = False) -> None:
-    """Return once the process is asked to stop."""
+async def serve_until_stopped(host: str, port: int, *, exit_with_parent: bool = False) -> None:
+    """Tell whoever started us where we serve, and return once the process is asked to stop."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    # Only now: whoever reads this line may ask us to stop at once.
+    _announce(host, port)
     watcher = asyncio.create_task(_end_of_input(stopped)) if exit_with_parent else None
     await stopped.wait()
     if watcher:
         watcher.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watcher
+
+
+def _announce(host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    sys.stdout.write(f"ready http://{shown}:{port}\n")
+    sys.stdout.flush()
 
 
 async def _end_of_input(stopped: asyncio.Event) -> None:

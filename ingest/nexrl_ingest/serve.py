@@ -14,7 +14,7 @@ from aiohttp import web
 
 from nexrl.errors import ConfigError
 from nexrl.keys import admin_key
-from nexrl.service import announce, until_stopped
+from nexrl.service import serve_until_stopped
 from nexrl_ingest.app import make_app
 from nexrl_ingest.store import Store
 
@@ -44,8 +44,8 @@ async def _serve(data: Path, host: str, port: int, *, exit_with_parent: bool) ->
         runner = web.AppRunner(make_app(store=store, admin_key=key), access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         try:
-            announce(host, await _listen(runner, host, port))
-            await until_stopped(exit_with_parent=exit_with_parent)
+            bound = await _listen(runner, host, port)
+            await serve_until_stopped(host, bound, exit_with_parent=exit_with_parent)
         finally:
             await runner.cleanup()
 

@@ -44,7 +44,9 @@ def trajectories(
     directory: Directory,
     session: Annotated[str | None, typer.Argument(help="Session to show; the latest ones where none is given.")] = None,
     limit: Annotated[int, typer.Option(help="Without a session, show this many.", min=1)] = 3,
-    model: Annotated[Path | None, typer.Option(help="Directory with the tokenizer; a run's own by default, ids are shown without.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Directory with the tokenizer; a run's own by default, ids are shown without.")
+    ] = None,
 ) -> None:
     """Show sequences as text, the trained tokens in colour."""
     decode = _decoder(model or _newest_checkpoint(directory))

@@ -1,0 +1,1 @@
+"""The proxy: dialects in, renderer, engine, reply and span out. Start reading at `app.py`."""

@@ -1,5 +1,6 @@
 """Every command on a page runs, in order, as a reader would type it."""
 
+import contextlib
 import os
 import re
 import signal
@@ -48,10 +49,8 @@ def run_script(script, folder, **environment):
     try:
         output, _ = process.communicate(timeout=200)
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     return process.returncode, output
 
 

@@ -130,6 +130,20 @@ def take(spool: Spool, frames: int) -> list[bytes]:
     return found
 
 
+def test_a_disk_that_recovers_while_frames_wait_in_memory_loses_neither(tmp_path):
+    spool = Spool(tmp_path)
+    assert spool.append(b"first")
+    os.close(spool._writer)
+    assert not spool.append(b"kept in memory")
+    spool._writer, spool._written = None, 0
+    assert take(spool, 1) == [b"first"]
+    waiting = spool.peek(frames=9, size=500)
+    assert spool.append(b"on disk again")
+    spool.advance(waiting)
+    assert [waiting, take(spool, 9), take(spool, 9)] == [[b"kept in memory"], [b"on disk again"], []]
+    spool.close()
+
+
 def test_two_proxies_cannot_share_a_directory(tmp_path):
     spool = Spool(tmp_path)
     with pytest.raises(ConfigError, match="another proxy uses it"):

@@ -31,7 +31,10 @@ async def gone(pid):
     return False
 
 
-SPAWN = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); print(p.pid, flush=True);"
+SPAWN = """
+import subprocess, sys, time
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid, flush=True)
+"""
 
 
 async def test_an_agent_gets_its_input_and_gives_its_output_and_exit_code(tmp_path):
@@ -40,7 +43,7 @@ async def test_an_agent_gets_its_input_and_gives_its_output_and_exit_code(tmp_pa
 
 
 async def test_an_agent_that_hangs_is_killed_with_its_children(tmp_path):
-    ended = await run(tmp_path, SPAWN + "import time; time.sleep(60)", timeout_s=1.5)
+    ended = await run(tmp_path, SPAWN + "time.sleep(60)", timeout_s=1.5)
     assert ended.timed_out
     assert await gone(int(ended.stdout))
 
@@ -55,7 +58,7 @@ async def test_cancelling_kills_the_agent(tmp_path):
     pid_file = tmp_path / "pid"
     code = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     task = asyncio.create_task(run(tmp_path, code))
-    while not pid_file.exists() or not pid_file.read_text():
+    while not pid_file.exists() or not pid_file.read_text():  # noqa: ASYNC110 - another process writes it
         await asyncio.sleep(0.02)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

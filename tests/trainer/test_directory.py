@@ -37,9 +37,8 @@ def test_the_newest_checkpoints_are_kept_and_found(tmp_path):
 def test_a_checkpoint_that_breaks_half_way_is_none(tmp_path):
     directory = RunDirectory(tmp_path)
     save(directory, 1)
-    with pytest.raises(OSError, match="disk"), directory.checkpoint(State(step=2), 2) as folder:
-        (folder / "weights").write_text("half")
-        raise OSError("disk full")
+    with pytest.raises(IsADirectoryError), directory.checkpoint(State(step=2), 2) as folder:
+        folder.write_text("half")
     assert directory.latest()[1].step == 1
     save(directory, 2)
     assert directory.latest()[1].step == 2

@@ -14,9 +14,8 @@ from nexrl_trainer.services import ServiceProcess
 
 SERVICE = """
 import asyncio
-from nexrl.service import announce, until_stopped
-announce("127.0.0.1", 7)
-asyncio.run(until_stopped(exit_with_parent=True))
+from nexrl.service import serve_until_stopped
+asyncio.run(serve_until_stopped("127.0.0.1", 7, exit_with_parent=True))
 print("stopped cleanly", flush=True)
 """
 
@@ -59,17 +58,15 @@ def test_a_service_that_will_not_stop_is_killed(tmp_path):
 
 
 def test_killing_the_parent_ends_the_service(tmp_path):
-    parent = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys, time\nfrom nexrl_trainer.services import ServiceProcess\n"
-            f"s = ServiceProcess('thing', [sys.executable, '-c', {SERVICE!r}], {str(tmp_path / 'log')!r}, {{}})\n"
-            "s.url(); print(s._process.pid, flush=True); time.sleep(60)",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    code = f"""
+import sys, time
+from nexrl_trainer.services import ServiceProcess
+service = ServiceProcess("thing", [sys.executable, "-c", {SERVICE!r}], {str(tmp_path / "log")!r}, {{}})
+service.url()
+print(service._process.pid, flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     child = psutil.Process(int(parent.stdout.readline()))
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()

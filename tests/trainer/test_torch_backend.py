@@ -41,7 +41,7 @@ def backend(folder, **settings):
 def datum(seed, length, *, temperature=1.0, advantage=1.0, logprobs=None):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, 97, (length,), generator=generator).tolist()
-    mask = [0, 0] + torch.randint(0, 2, (length - 3,), generator=generator).tolist() + [1]
+    mask = [0, 0, *torch.randint(0, 2, (length - 3,), generator=generator).tolist(), 1]
     return Datum(
         ids=Int32s(ids),
         loss_mask=Int32s(mask),
@@ -55,10 +55,8 @@ def datum(seed, length, *, temperature=1.0, advantage=1.0, logprobs=None):
 
 def on_policy(trainer, items):
     """Give each datum the logprobs the current weights give it."""
-    return [
-        msgspec.structs.replace(item, logprobs=values)
-        for item, values in zip(items, trainer.forward(items), strict=True)
-    ]
+    pairs = zip(items, trainer.forward(items), strict=True)
+    return [msgspec.structs.replace(item, logprobs=values) for item, values in pairs]
 
 
 def gradients(trainer):

@@ -10,12 +10,12 @@ messages = [{"role": "user", "content": "What is 2 + 3?"}]
 
 
 def ask():
-    request = urllib.request.Request(  # noqa: S310
+    request = urllib.request.Request(
         os.environ["OPENAI_BASE_URL"] + "/chat/completions",
         json.dumps({"model": "any", "messages": messages, "max_tokens": 8}).encode(),
         {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}", "Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=60) as reply:
         message = json.load(reply)["choices"][0]["message"]
     messages.append({"role": "assistant", "content": message["content"]})
     return message["content"] or ""

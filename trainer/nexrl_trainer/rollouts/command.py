@@ -96,7 +96,7 @@ async def run_command(
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
     # process.wait() also waits for the pipes to close, which a child left behind by the agent would put off for ever.
-    while process.returncode is None:
+    while process.returncode is None:  # noqa: ASYNC110 - nothing tells us but this
         await asyncio.sleep(POLL_S)
 
 

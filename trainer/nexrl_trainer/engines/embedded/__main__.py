@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from nexrl.errors import ConfigError
-from nexrl.service import announce, until_stopped
+from nexrl.service import serve_until_stopped
 
 
 def main(
@@ -50,8 +50,7 @@ def main(
 
     async def serve() -> None:
         async with serving(Engine(loaded, scheduler, model), host, port) as bound:
-            announce(host, bound)
-            await until_stopped(exit_with_parent=exit_with_parent)
+            await serve_until_stopped(host, bound, exit_with_parent=exit_with_parent)
 
     logging.disable_progress_bar()
     torch.set_num_threads(threads)

@@ -1,0 +1,54 @@
+"""What went wrong with a request, in terms every dialect can put in its own shape.
+
+The engine's and the template's failures are translated into these once, where they happen; a dialect renders them.
+"""
+
+from nexrl.errors import NexrlError
+
+
+class ApiError(NexrlError):
+    """A request that gets an error for an answer."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.param = param
+        self.code = code
+
+
+def unsupported(param: str, message: str) -> ApiError:
+    """Return the refusal of a parameter that would change the result and cannot be honoured."""
+    return ApiError(message, param=param, code="unsupported_parameter")
+
+
+def too_long(prompt: int, context: int) -> ApiError:
+    """Return the refusal of a prompt that leaves no room for a reply."""
+    return ApiError(
+        f"the prompt has {prompt} tokens and the model's context is {context}: shorten the messages",
+        param="messages",
+        code="context_length_exceeded",
+    )
+
+
+def unavailable(message: str) -> ApiError:
+    """Return the answer while the engine cannot be reached; clients may try again."""
+    return ApiError(message, status=503, kind="service_unavailable_error", code="engine_unavailable")
+
+
+def forbidden(message: str) -> ApiError:
+    """Return the answer to a key that does not reach that far."""
+    return ApiError(message, status=403, kind="permission_error", code="wrong_session")
+
+
+def unauthorized(message: str) -> ApiError:
+    """Return the answer to a missing or wrong key."""
+    return ApiError(message, status=401, kind="authentication_error", code="invalid_api_key")

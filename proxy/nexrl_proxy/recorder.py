@@ -1,0 +1,207 @@
+"""Capture: every call becomes a span on disk before it is answered, and reaches ingest later, at least once.
+
+Recording never waits and never fails a reply. What ingest refuses is kept beside the spool and counted; what it cannot
+take now is sent again, for ever. How spans are kept is `spool`; what is in them is `nexrl.spans`.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter, OrderedDict
+
+import aiohttp
+import zstandard
+from google.protobuf.message import DecodeError
+from msgspec import Struct
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+
+from nexrl import attributes as at
+from nexrl.records import Call
+from nexrl.spans import attributes_of, span_of
+from nexrl_proxy.attribution import Caller
+from nexrl_proxy.conversation import remember
+from nexrl_proxy.spool import Spool
+
+BATCH_SPANS = 32
+BATCH_BYTES = 256 * 1024
+LONGEST_PAUSE_S = 5.0
+POST_TIMEOUT_S = 30.0
+LINGER_S = 2.0
+MOST_COUNTED = 100_000
+"""Sessions whose number of calls is remembered for `flush`."""
+OK = 200
+REFUSALS = frozenset({400, 413, 415, 422})
+"""Answers that another try will not change. A wrong key is not among them: people mend it while spans wait."""
+log = logging.getLogger(__name__)
+
+
+class Verdict(Struct, frozen=True):
+    """What ingest said to a batch."""
+
+    kind: str
+    """`accepted`, `refused`, or `later`."""
+    reason: str = ""
+
+
+class Recorder:
+    """Records calls and delivers their spans to `ingest` in the background."""
+
+    def __init__(self, spool: Spool, *, ingest: str, admin_key: str, http: aiohttp.ClientSession) -> None:
+        self._spool = spool
+        self._url = f"{ingest.rstrip('/')}/v1/traces"
+        self._headers = {
+            "authorization": f"Bearer {admin_key}",
+            "content-type": "application/x-protobuf",
+            "content-encoding": "zstd",
+        }
+        self._http = http
+        self._work = asyncio.Event()
+        self._settled = asyncio.Condition()
+        self._outstanding: Counter[str] = Counter()
+        self._recorded: OrderedDict[str, int] = OrderedDict()
+        self._singly = 0
+        """So many of the next spans go alone, to find the one that ingest refused in a batch."""
+        self._task: asyncio.Task[None] | None = None
+        self.counters: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Deliver from now on, beginning with what an earlier process left."""
+        for body in self._spool.left_over():
+            self._outstanding[_session_of(body)] += 1
+        self._work.set()
+        self._task = asyncio.create_task(self._deliver_for_ever(), name="deliver spans")
+
+    async def stop(self) -> None:
+        """Deliver for a moment longer; the rest stays on disk for the next process."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S), self._settled:
+                await self._settled.wait_for(lambda: not self._outstanding)
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._spool.close()
+
+    def record(self, call: Call, caller: Caller, *, prompt_tokens: int) -> None:
+        """Keep a call. Never raises, never waits."""
+        try:
+            span = span_of(call, prompt_tokens=prompt_tokens, trace_id=caller.trace_id, parent_span=caller.parent_span)
+            on_disk = self._spool.append(span.SerializeToString())
+        except Exception:  # whatever it is, the agent gets its reply
+            log.exception("call %s of %s could not be recorded", call.id, call.session)
+            self.counters["unrecorded"] += 1
+            return
+        if not on_disk:
+            log.error("the disk refuses spans: call %s of %s waits in memory", call.id, call.session)
+        self.counters["spooled" if on_disk else "kept_in_memory"] += 1
+        remember(self._recorded, call.session, self._recorded.get(call.session, 0) + 1, most=MOST_COUNTED)
+        self._outstanding[call.session] += 1
+        self._work.set()
+
+    async def flush(self, session: str, timeout_s: float) -> int:
+        """Return the number of calls recorded for a session once ingest has acknowledged each; raises TimeoutError."""
+        async with asyncio.timeout(timeout_s), self._settled:
+            await self._settled.wait_for(lambda: session not in self._outstanding)
+        return self._recorded.get(session, 0)
+
+    def pending(self, session: str | None = None) -> int:
+        """Return how many spans ingest has not acknowledged."""
+        return self._outstanding.total() if session is None else self._outstanding[session]
+
+    @property
+    def torn(self) -> int:
+        """Number of frames a crash left unreadable."""
+        return self._spool.torn
+
+    async def _deliver_for_ever(self) -> None:
+        tries = 0
+        while True:
+            await self._work.wait()
+            try:
+                verdict = await self._deliver()
+            except Exception:  # a delivery that fails for a reason of its own must not end deliveries
+                log.exception("a batch of spans could not be delivered")
+                verdict = Verdict("later", "see the traceback above")
+            if verdict.kind != "later":
+                tries = 0
+                continue
+            log.log(
+                logging.ERROR if tries == 0 else logging.DEBUG,
+                "ingest %s: %s; %d spans wait and will be sent again",
+                self._url,
+                verdict.reason,
+                self.pending(),
+            )
+            await asyncio.sleep(min(0.05 * 2**tries, LONGEST_PAUSE_S))
+            tries = min(tries + 1, 16)
+
+    async def _deliver(self) -> Verdict:
+        """Send the oldest batch and act on the verdict."""
+        bodies = self._spool.peek(frames=1 if self._singly else BATCH_SPANS, size=BATCH_BYTES)
+        if not bodies:
+            self._work.clear()
+            return Verdict("accepted")
+        verdict = await self._post(bodies)
+        if verdict.kind == "later":
+            return verdict
+        if verdict.kind == "refused" and len(bodies) > 1:
+            self._singly = len(bodies)
+            return verdict
+        self._singly = max(0, self._singly - 1)
+        if verdict.kind == "refused":
+            log.error("ingest refuses a span of %s, kept as a dead letter: %s", _session_of(bodies[0]), verdict.reason)
+            self._spool.bury(bodies[0])
+        self.counters["delivered" if verdict.kind == "accepted" else "rejected"] += len(bodies)
+        self._spool.advance(bodies)
+        await self._settle(bodies)
+        return verdict
+
+    async def _settle(self, bodies: list[bytes]) -> None:
+        for body in bodies:
+            session = _session_of(body)
+            self._outstanding[session] -= 1
+            if self._outstanding[session] <= 0:
+                del self._outstanding[session]
+        async with self._settled:
+            self._settled.notify_all()
+
+    async def _post(self, bodies: list[bytes]) -> Verdict:
+        timeout = aiohttp.ClientTimeout(total=POST_TIMEOUT_S)
+        data = zstandard.compress(request_of(bodies), 1)
+        try:
+            async with self._http.post(self._url, data=data, headers=self._headers, timeout=timeout) as reply:
+                return verdict_of(reply.status, await reply.read())
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return Verdict("later", f"{type(error).__name__}: {error}")
+
+
+def request_of(bodies: list[bytes]) -> bytes:
+    """Return serialized spans as an OTLP export request."""
+    resource = Resource(attributes=[KeyValue(key="service.name", value=AnyValue(string_value="nexrl-proxy"))])
+    spans = [Span.FromString(body) for body in bodies]
+    scope = ScopeSpans(scope=InstrumentationScope(name="nexrl_proxy"), spans=spans)
+    request = ExportTraceServiceRequest(resource_spans=[ResourceSpans(resource=resource, scope_spans=[scope])])
+    return request.SerializeToString()
+
+
+def verdict_of(status: int, body: bytes) -> Verdict:
+    """Return what an OTLP answer means for the spans it answers."""
+    if status in REFUSALS:
+        return Verdict("refused", f"HTTP {status}: {body[:500].decode(errors='replace')}")
+    if status != OK:
+        return Verdict("later", f"HTTP {status}: {body[:500].decode(errors='replace')}")
+    try:
+        partial = ExportTraceServiceResponse.FromString(body).partial_success
+    except DecodeError:  # some servers answer with JSON; 200 is what counts
+        return Verdict("accepted")
+    return Verdict("refused", partial.error_message) if partial.rejected_spans else Verdict("accepted")
+
+
+def _session_of(body: bytes) -> str:
+    return attributes_of(Span.FromString(body)).get(at.SESSION, "")

@@ -1,0 +1,74 @@
+"""Write the reference of all settings, docs/recipe.md, from the tree itself.
+
+    python -m nexrl_trainer.recipe.reference > docs/recipe.md
+
+The text beside each setting is the string that stands below its field in `tree.py`; a test keeps the page true.
+"""
+
+import ast
+import inspect
+import sys
+from typing import Any
+
+import msgspec
+from msgspec import NODEFAULT, Struct
+
+from nexrl_trainer.recipe import tree
+
+HEAD = """# The recipe
+
+Every setting a recipe can have, its default, and what it does. A recipe is YAML; unknown keys and wrong types are errors
+that name the path. `extends: other.yaml` starts from another recipe, `${env:NAME,default}` reads a variable, and
+relative paths start at the recipe's folder. What wins, strongest first: the command line (`train.learning_rate=1e-3`),
+`NEXRL_*` variables (`NEXRL_TRAIN__LEARNING_RATE=1e-3`), the recipe, what it extends, the defaults.
+
+Written by `python -m nexrl_trainer.recipe.reference`.
+"""
+
+
+def reference() -> str:
+    """Return docs/recipe.md."""
+    notes = _notes()
+    sections = [HEAD, *_section("At the top", tree.Recipe, "", notes)]
+    for field in msgspec.structs.fields(tree.Recipe):
+        if _is_part(field.type):
+            sections += _section(f"`{field.name}`", field.type, f"{field.name}.", notes)
+    return "\n".join(sections) + "\n"
+
+
+def _section(title: str, part: type[Struct], prefix: str, notes: dict[tuple[str, str], str]) -> list[str]:
+    lines = [f"\n## {title}\n", "| setting | default | |", "|---|---|---|"]
+    for field in msgspec.structs.fields(part):
+        if not _is_part(field.type):
+            note = notes.get((part.__name__, field.name), "")
+            lines.append(f"| `{prefix}{field.name}` | {_default(field)} | {note} |".replace("  |", " |"))
+    return lines
+
+
+def _is_part(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, tree.Part)
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.default is not NODEFAULT:
+        return "none" if field.default is None else f"`{msgspec.json.encode(field.default).decode()}`"
+    if field.default_factory is not NODEFAULT:
+        return f"`{msgspec.json.encode(field.default_factory()).decode()}`"
+    return "required"
+
+
+def _notes() -> dict[tuple[str, str], str]:
+    """Return {(class, field): text}: Python itself does not keep the strings below fields."""
+    found: dict[tuple[str, str], str] = {}
+    for part in ast.parse(inspect.getsource(tree)).body:
+        if isinstance(part, ast.ClassDef):
+            for field, text in zip(part.body, part.body[1:], strict=False):
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    assert isinstance(field.target, ast.Name)
+                    assert isinstance(text.value, ast.Constant)
+                    found[part.name, field.target.id] = " ".join(str(text.value.value).split())
+    return found
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
