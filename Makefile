@@ -16,7 +16,7 @@ quickstart: $(READY)  ## train an agent on this machine in minutes, without a GP
 	$(BIN)/nexrl-train recipes/quickstart/recipe.yaml
 
 test: $(READY)  ## all tests: fast ones first, then those that start whole systems
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2
 	$(BIN)/pytest -m slow
 
 check: $(READY)  ## formatting, lint, types, import order

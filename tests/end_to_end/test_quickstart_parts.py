@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from nexrl.rewards import Rollout, load_rewards, score
+from nexrl.rewards import Rollout, load_rewards
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "quickstart"
@@ -87,8 +87,9 @@ def test_the_rows_checked_in_are_those_the_recipe_writes(recipe_modules):
     ],
 )
 async def test_the_reward_is_one_for_the_right_number_alone(answer, value):
-    functions = load_rewards(RECIPE / "reward.py")
-    assert (await score(functions, Rollout(task={"answer": "95"}, answer=answer)))[1] == value
+    [function] = load_rewards(RECIPE / "reward.py")
+    [given] = await function.score(Rollout(task={"answer": "95"}, answer=answer))
+    assert (given.name, given.value) == ("correct", value)
 
 
 class ScriptedModel:
@@ -229,6 +230,7 @@ def test_a_grown_conversation_has_the_tokens_of_a_rendered_one(made, recipe_modu
         assert len(said) == sum(message["role"] == "assistant" for message in messages)
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_model(made, tmp_path):
     run_make_model(tmp_path / "again", "--steps", "2")
     for name in ("model.safetensors", "tokenizer.json"):

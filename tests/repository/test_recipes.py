@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from nexrl.errors import ConfigError
+from nexrl_trainer.inputs import read
 from nexrl_trainer.recipe import load_recipe
-from nexrl_trainer.run import read
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(ROOT.glob("recipes/*/*.yaml"))

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from nexrl_trainer.algorithms.losses import Clip, clipped_policy_loss, clipped_share, k3
+from nexrl_trainer.algorithms.clip import Clip
+from nexrl_trainer.algorithms.losses import clipped_policy_loss, clipped_share, k3
 
 CLIP = Clip(low=0.2, high=0.3)
 

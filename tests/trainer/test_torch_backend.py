@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from nexrl.records import Float32s, Int32s
-from nexrl_trainer.algorithms.losses import Clip
+from nexrl_trainer.algorithms.clip import Clip
 from nexrl_trainer.policy.batches import Datum
 from nexrl_trainer.policy.service import Optimizer
 from nexrl_trainer.policy.torch_backend import TorchBackend

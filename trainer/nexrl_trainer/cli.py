@@ -35,15 +35,18 @@ def train(
     from rich.console import Console
 
     from nexrl_trainer.directory import RunDirectory
+    from nexrl_trainer.inputs import read
     from nexrl_trainer.recipe import load_recipe
-    from nexrl_trainer.run import run as run_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    given = read(loaded)
+    from nexrl_trainer.run import run as run_recipe
+
     directory = RunDirectory((run or Path("runs") / loaded.name).absolute())
     console = Console()
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        result = run_recipe(loaded, directory, console)
+        result = run_recipe(loaded, given, directory, console)
     except KeyboardInterrupt:
         console.print(f"\nstopped; nothing is lost: the same command goes on from {directory.path}", soft_wrap=True)
         sys.exit(INTERRUPTED)

@@ -29,7 +29,7 @@ def cluster(recipe: Recipe) -> Generator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises bare Exceptions when a node does not come up
         where = recipe.ray.address or "this machine"
         raise ServiceError(f"Ray on {where}: {error}; `nexrl doctor` says what is missing") from error
     try:

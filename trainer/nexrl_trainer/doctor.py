@@ -14,6 +14,7 @@ from typing import Literal
 import typer
 from msgspec import Struct
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 GIB = 1 << 30
@@ -41,7 +42,8 @@ def doctor() -> None:
     findings = examine()
     table = Table("", "what", "found", "remedy")
     for item in findings:
-        table.add_row(MARKS[item.state], item.what, item.found, item.remedy)
+        # `nexrl[train]` is a name here, no markup.
+        table.add_row(MARKS[item.state], *map(escape, (item.what, item.found, item.remedy)))
     Console().print(table)
     if any(item.state == "missing" for item in findings):
         raise typer.Exit(1)

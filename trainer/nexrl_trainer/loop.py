@@ -18,7 +18,7 @@ from nexrl.errors import RunError
 from nexrl.records import Task, TrainingGroup, encode
 from nexrl.rewards import TOTAL
 from nexrl_ingest.client import IngestClient
-from nexrl_trainer.algorithms.losses import Clip
+from nexrl_trainer.algorithms.clip import Clip
 from nexrl_trainer.directory import RunDirectory, State, write_whole
 from nexrl_trainer.engines.publisher import Publisher
 from nexrl_trainer.policy.batches import Datum, Selection, minibatches, select

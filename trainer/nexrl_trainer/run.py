@@ -1,12 +1,8 @@
-"""One run, from recipe to summary: check, start what is needed, run the loop, stop what was started.
-
-Everything that can be wrong in a recipe is found before the first process starts.
-"""
+"""One run, from recipe to summary: start what is needed, run the loop, stop what was started."""
 
 import asyncio
 import contextlib
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,46 +11,33 @@ from typing import Any
 
 import aiohttp
 import ray
-from msgspec import Struct
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from rich.console import Console
 
-from nexrl.errors import ConfigError, ServiceError
+from nexrl.errors import ServiceError
 from nexrl.keys import ADMIN_KEY_VARIABLE, admin_key
-from nexrl.records import Task
-from nexrl.rewards import RewardFunction, load_rewards
 from nexrl_ingest.client import IngestClient
 from nexrl_trainer.cluster import cluster, gpus
 from nexrl_trainer.directory import RunDirectory, State
 from nexrl_trainer.engines.publisher import Publisher
+from nexrl_trainer.inputs import Given, prepare_model
 from nexrl_trainer.loop import Result, World, train, write_summary
 from nexrl_trainer.picture import draw_rewards
 from nexrl_trainer.policy.placed import PlacedTrainService
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.rollouts.collect import Collector
-from nexrl_trainer.rollouts.command import fill
 from nexrl_trainer.rollouts.proxy import ProxyClient
 from nexrl_trainer.services import ServiceProcess
-from nexrl_trainer.tasks import read_tasks
 
 WATCH_S = 1.0
 
 
-class Given(Struct, frozen=True, kw_only=True):
-    """What the recipe's files hold, read and checked."""
-
-    tasks: list[Task]
-    heldout: list[Task]
-    rewards: list[RewardFunction]
-
-
-def run(recipe: Recipe, directory: RunDirectory, console: Console) -> Result:
+def run(recipe: Recipe, given: Given, directory: RunDirectory, console: Console) -> Result:
     """Run the recipe in the directory, from its newest checkpoint if it has one.
 
     Raises NexrlError for what people can mend. Ctrl-C stops everything and raises KeyboardInterrupt.
     """
-    given = read(recipe)
     with directory.opened(recipe):
         model = prepare_model(recipe, console)
         with cluster(recipe):
@@ -62,31 +45,6 @@ def run(recipe: Recipe, directory: RunDirectory, console: Console) -> Result:
         write_summary(directory, result)
         draw_rewards(directory.metrics(), directory.picture, recipe.name)
     return result
-
-
-def read(recipe: Recipe) -> Given:
-    """Read the recipe's files; raises ConfigError or RewardError naming what is wrong with them."""
-    recipe.check()
-    tasks = read_tasks(recipe.resolve(recipe.tasks.train))
-    heldout = read_tasks(recipe.resolve(recipe.tasks.heldout)) if recipe.tasks.heldout else []
-    for task in (*tasks, *heldout):
-        for template in (*recipe.agent.command, recipe.agent.stdin or ""):
-            fill(template, task.fields)
-    rewards = load_rewards(recipe.resolve(recipe.reward))
-    return Given(tasks=tasks, heldout=heldout[: recipe.evaluation.limit], rewards=rewards)
-
-
-def prepare_model(recipe: Recipe, console: Console) -> Path:
-    """Return the model's directory, made first by the recipe's script where it does not exist yet."""
-    path = recipe.resolve(recipe.model.path)
-    if recipe.model.make and not (path / "config.json").is_file():
-        script = recipe.resolve(recipe.model.make)
-        console.print(f"making the model: {script.name} -> {path}", highlight=False, soft_wrap=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        code = subprocess.run([sys.executable, str(script), "--out", str(path)], check=False).returncode
-        if code or not (path / "config.json").is_file():
-            raise ConfigError(f"model.make={recipe.model.make}: exit code {code}, and {path} holds no config.json")
-    return path
 
 
 async def _run(recipe: Recipe, given: Given, directory: RunDirectory, model: Path, console: Console) -> Result:

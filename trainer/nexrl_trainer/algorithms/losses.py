@@ -4,15 +4,9 @@ All tensors are float [N], one entry per trained token; batching and masking hap
 """
 
 import torch
-from msgspec import Struct
 from torch import Tensor
 
-
-class Clip(Struct, frozen=True, kw_only=True):
-    """How far the ratio may move before a token stops pushing: [1 - low, 1 + high]."""
-
-    low: float = 0.2
-    high: float = 0.2
+from nexrl_trainer.algorithms.clip import Clip
 
 
 def clipped_policy_loss(current: Tensor, behaviour: Tensor, advantages: Tensor, clip: Clip) -> Tensor:

@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from nexrl.errors import ServiceError
 from nexrl.records import Float32s, decode, encode
-from nexrl_trainer.algorithms.losses import Clip
+from nexrl_trainer.algorithms.clip import Clip
 from nexrl_trainer.policy.batches import Datum
 from nexrl_trainer.policy.service import Optimizer, Step, TokenSums
 from nexrl_trainer.recipe.tree import Train

@@ -10,7 +10,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from nexrl.records import Float32s
-from nexrl_trainer.algorithms.losses import Clip
+from nexrl_trainer.algorithms.clip import Clip
 from nexrl_trainer.policy.batches import Datum
 
 

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from nexrl.errors import ConfigError
 from nexrl.records import Float32s
-from nexrl_trainer.algorithms.losses import Clip, clipped_policy_loss, clipped_share, k3
+from nexrl_trainer.algorithms.clip import Clip
+from nexrl_trainer.algorithms.losses import clipped_policy_loss, clipped_share, k3
 from nexrl_trainer.policy import attention
 from nexrl_trainer.policy.batches import Datum, micro_batches
 from nexrl_trainer.policy.service import Optimizer, Step, TokenSums

@@ -17,8 +17,8 @@ from nexrl_trainer.recipe import tree
 
 HEAD = """# The recipe
 
-Every setting a recipe can have, its default, and what it does. A recipe is YAML; unknown keys and wrong types are errors
-that name the path. `extends: other.yaml` starts from another recipe, `${env:NAME,default}` reads a variable, and
+Every setting a recipe can have, its default, and what it does. A recipe is YAML; unknown keys and wrong types are
+errors that name the path. `extends: other.yaml` starts from another recipe, `${env:NAME,default}` reads a variable, and
 relative paths start at the recipe's folder. What wins, strongest first: the command line (`train.learning_rate=1e-3`),
 `NEXRL_*` variables (`NEXRL_TRAIN__LEARNING_RATE=1e-3`), the recipe, what it extends, the defaults.
 
