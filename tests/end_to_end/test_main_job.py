@@ -31,15 +31,6 @@ def nothing_is_left_behind():
         time.sleep(0.1)
 
 
-@pytest.fixture
-def engine(model, tmp_path):
-    argv = [sys.executable, "-m", "nexrl_trainer.engines.embedded", "--model", str(model), "--port", "0"]
-    process = ServiceProcess("engine", [*argv, "--max-length", "512"], str(tmp_path / "engine.log"), {})
-    with RecordingEngine(process.url()) as recording:
-        yield recording
-    process.stop()
-
-
 def batches(folder):
     return [decode(path.read_bytes(), list[Datum]) for path in sorted((folder / "batches").glob("*.msgpack"))]
 
@@ -55,24 +46,33 @@ def runs_of_ones(mask):
             begin = None
 
 
-def test_what_is_trained_is_bit_for_bit_what_the_engine_returned(model, engine, tmp_path):
-    """The quick start in short, its engine attached by address: one line of recipe, as with SGLang."""
-    folder = tmp_path / "run"
-    code, output = train(
-        QUICKSTART,
-        folder,
-        f"engine={{kind: sglang, url: '{engine.url}'}}",
-        f"model.path={model}",
-        f"reward={PLAIN.parent / 'reward.py'}",
-        "steps=2",
-        "rollouts={groups_per_step: 2, group_size: 4}",
-        "tasks.heldout=null",
-    )
+@pytest.fixture(scope="module")
+def recorded(model, tmp_path_factory):
+    """The quick start in short, its engine attached by address and recorded: one line of recipe, as with SGLang."""
+    folder = tmp_path_factory.mktemp("recorded")
+    argv = [sys.executable, "-m", "nexrl_trainer.engines.embedded", "--model", str(model), "--port", "0"]
+    process = ServiceProcess("engine", [*argv, "--max-length", "512"], str(folder / "engine.log"), {})
+    with RecordingEngine(process.url()) as engine:
+        code, output = train(
+            QUICKSTART,
+            folder / "run",
+            f"engine={{kind: sglang, url: '{engine.url}'}}",
+            f"model.path={model}",
+            f"reward={PLAIN.parent / 'reward.py'}",
+            "steps=2",
+            "rollouts={groups_per_step: 2, group_size: 4}",
+            "tasks.heldout=null",
+        )
+    process.stop()
     assert code == 0, output
+    return folder / "run", engine.generated
 
+
+def test_what_is_trained_is_bit_for_bit_what_the_engine_returned(recorded):
+    folder, generated = recorded
     # (whole ids, where the completion begins, its logprobs, the weights that sampled it), from the engine's side ...
     returned = Counter()
-    for request, answer in engine.generated:
+    for request, answer in generated:
         entries = answer["meta_info"]["output_token_logprobs"]
         assert [entry[1] for entry in entries] == answer["output_ids"]
         whole = (*request["input_ids"], *answer["output_ids"])
@@ -89,11 +89,26 @@ def test_what_is_trained_is_bit_for_bit_what_the_engine_returned(model, engine, 
 
     assert trained == returned
     assert len({datum.session for datums in batches(folder) for datum in datums}) == 2 * 8
-    steps = [line for line in read_json_lines(folder / "metrics.jsonl") if line["kind"] == "step"]
+
+
+def test_a_run_is_on_policy_without_drift_and_its_logprobs_are_the_trainers_own(recorded):
+    steps = [line for line in read_json_lines(recorded[0] / "metrics.jsonl") if line["kind"] == "step"]
     assert [line["staleness_max"] for line in steps] == [0, 0]
     assert [line["drift"] for line in steps] == [0, 0]
     # The engine's logprobs, recomputed by the trainer under the same weights in float32.
     assert max(line["gap_max"] for line in steps) < 1e-4
+
+
+def test_a_run_leaves_a_model_people_can_use_a_summary_and_a_picture(recorded, model):
+    folder = recorded[0]
+    checkpoint = folder / "checkpoints/step-00002"
+    loaded, original = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (checkpoint, model))
+    assert loaded.keys() == original.keys()
+    assert any((loaded[name] != original[name]).any() for name in loaded)
+    assert AutoTokenizer.from_pretrained(checkpoint).chat_template
+    assert (folder / "reward.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary.keys() >= {"success_before", "success_after", "steps", "wall_s", "trained_tokens", "drift"}
 
 
 def test_a_failed_rollout_is_data_and_the_run_goes_on(model, tmp_path):
@@ -165,7 +180,7 @@ def wait_for(process, text):
 
 @pytest.mark.parametrize(
     ("moment", "delay_s"),
-    [("starting Ray", 0.0), ("starting Ray", 3.0), ("step 1/3: rollouts", 0.2), ("step 2/3: training", 0.0)],
+    [("starting Ray", 1.0), ("step 1/3: rollouts", 0.2), ("step 2/3: training", 0.0)],
 )
 def test_ctrl_c_stops_everything_and_the_same_command_goes_on(model, tmp_path, moment, delay_s):
     folder = tmp_path / "run"
@@ -190,7 +205,7 @@ def test_ctrl_c_stops_everything_and_the_same_command_goes_on(model, tmp_path, m
 def test_kill_9_loses_no_acknowledged_step_and_trains_none_twice(model, tmp_path):
     folder = tmp_path / "run"
     process = start(PLAIN, folder, "steps=3", model=model)
-    output = wait_for(process, "step 2/3: rollouts")
+    wait_for(process, "step 2/3: rollouts")
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     first = batches(folder)[0]
@@ -218,16 +233,3 @@ def test_a_service_that_dies_ends_the_run_with_its_name(model, tmp_path):
     assert "error: " in output
     assert "engine" in output
     assert "Traceback" not in output
-
-
-def test_checkpoints_are_models_people_can_use(model, tmp_path):
-    code, output = train(PLAIN, tmp_path / "run", "steps=1", model=model)
-    assert code == 0, output
-    folder = tmp_path / "run/checkpoints/step-00001"
-    loaded, original = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (folder, model))
-    assert loaded.keys() == original.keys()
-    assert any((loaded[name] != original[name]).any() for name in loaded)
-    assert AutoTokenizer.from_pretrained(folder).chat_template
-    assert (tmp_path / "run/reward.png").read_bytes().startswith(b"\x89PNG")
-    summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert summary.keys() >= {"success_before", "success_after", "steps", "wall_s", "trained_tokens", "drift"}
