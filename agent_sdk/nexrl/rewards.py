@@ -38,7 +38,6 @@ class Rollout(Struct, frozen=True, kw_only=True):
     """What the agent printed, without surrounding whitespace."""
     messages: list[dict[str, Any]] = []
     """The conversation of the longest chain, the last reply included, as the agent sent and received it."""
-    exit_code: int = 0
     duration_s: float = 0.0
     """Wall-clock seconds from the agent's start to its end."""
 

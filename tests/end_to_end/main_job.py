@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 
+MARK, MARKED = "END_TO_END_TEST", f"{os.getpid()}"
+"""In the environment of whatever our runs start, and so of whatever that starts."""
 ROOT = Path(__file__).parents[2]
 PLAIN = Path(__file__).parent / "plain/recipe.yaml"
 QUICKSTART = ROOT / "recipes/quickstart/recipe.yaml"
@@ -24,12 +27,14 @@ def start(recipe, folder, *overrides, model=None, **environment):
         environment["TEST_MODEL"] = str(model)
     return subprocess.Popen(
         [command("nexrl-train"), str(recipe), "--run", str(folder), *overrides],
-        env={**os.environ, **environment},
+        env={**os.environ, **environment, MARK: MARKED},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A test runner in the background ignores Ctrl-C, and so would all its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads are started yet
     )
 
 
@@ -50,13 +55,12 @@ def read_json_lines(path):
 
 
 def ours():
-    """Every process that belongs to some run: services, agents and Ray's own."""
-    marks = ("nexrl", "raylet", "gcs_server", "ray::", "plain/agent.py", "agent.py")
+    """Every process our runs started and that is still there: services, agents and Ray's own."""
     found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if process.info["status"] == psutil.STATUS_ZOMBIE or "pytest" in line or process.pid == os.getpid():
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == MARKED and process.status() != psutil.STATUS_ZOMBIE:
+                found.append((process.pid, " ".join(process.cmdline())[:200]))
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-        if any(mark in line for mark in marks):
-            found.append((process.pid, line[:200]))
     return found

@@ -23,10 +23,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind():
-    before = {pid for pid, _ in ours()}
     yield
     deadline = time.monotonic() + 90  # Ray's own agents notice a killed driver only after half a minute
-    while left := [item for item in ours() if item[0] not in before]:
+    while left := ours():
         assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.1)
 
@@ -138,6 +137,11 @@ def test_when_every_rollout_fails_the_run_stops_and_says_why(model, tmp_path):
     assert "error: step 1: all 6 rollouts failed; 6 times: agent: exit code 1: KeyError: 'price'" in output
     assert "Traceback" not in output
 
+    # Mended, the same command goes on.
+    tasks.write_text('{"trouble": "none"}\n')
+    code, output = train(PLAIN, tmp_path / "run", "agent.attempts=2", "steps=1", model=model, TEST_TASKS=str(tasks))
+    assert code == 0, output
+
 
 def test_a_port_in_use_is_named(model, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -226,7 +230,7 @@ def test_kill_9_loses_no_acknowledged_step_and_trains_none_twice(model, tmp_path
 def test_a_service_that_dies_ends_the_run_with_its_name(model, tmp_path):
     process = start(PLAIN, tmp_path / "run", "steps=200", model=model)
     wait_for(process, "step 1/200: training")
-    [engine] = [pid for pid, line in ours() if "engines.embedded" in line and "-m" in line]
+    [engine] = [pid for pid, line in ours() if "-m nexrl_trainer.engines.embedded" in line]
     psutil.Process(engine).kill()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1

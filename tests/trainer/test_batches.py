@@ -1,3 +1,4 @@
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +56,13 @@ def test_a_failed_rollout_is_neither_baseline_nor_data():
 def test_a_group_whose_rewards_are_all_equal_is_left_out_and_counted():
     chosen = select([group(trajectory("a", 1.0), trajectory("b", 1.0))], "grpo")
     assert (chosen.datums, chosen.without_contrast, chosen.rewards) == ([], 1, [1.0, 1.0])
+
+
+def test_an_agent_cannot_set_the_reward_it_is_trained_on():
+    honest = trajectory("a", 0.0)
+    claimed = Reward(name="total", value=1000.0, by="agent")
+    greedy = msgspec.structs.replace(honest, rewards=[claimed, *honest.rewards])
+    assert select([group(greedy, trajectory("b", 1.0))], "dr_grpo").rewards == [0.0, 1.0]
 
 
 datums = st.lists(

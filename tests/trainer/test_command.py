@@ -54,6 +54,19 @@ async def test_children_that_an_agent_leaves_behind_end_with_it(tmp_path):
     assert await gone(int(ended.stdout))
 
 
+DAEMON = SPAWN.replace('time.sleep(60)"]', 'time.sleep(5)"], start_new_session=True')
+
+
+async def test_a_daemon_that_holds_the_agents_pipes_delays_nobody(tmp_path):
+    started = time.monotonic()
+    ended = await run(tmp_path, DAEMON + "print('done')")
+    assert (ended.exit_code, ended.timed_out) == (0, False)
+    assert ended.stdout.endswith("done\n")
+    assert ended.duration_s < 2
+    assert time.monotonic() - started < 4.5
+    assert alive(int(ended.stdout.split()[0])), "the daemon is meant to have outlived the agent here"
+
+
 async def test_cancelling_kills_the_agent(tmp_path):
     pid_file = tmp_path / "pid"
     code = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"

@@ -50,7 +50,7 @@ def train(
     except KeyboardInterrupt:
         console.print(f"\nstopped; nothing is lost: the same command goes on from {directory.path}", soft_wrap=True)
         sys.exit(INTERRUPTED)
-    _show(console, result, directory.path, recipe)
+    _show(console, result, directory.path)
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def _as_interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _show(console: Any, result: Any, folder: Path, recipe: Path) -> None:
+def _show(console: Any, result: Any, folder: Path) -> None:
     from rich.panel import Panel
 
     before, after = (
@@ -83,7 +83,7 @@ def _show(console: Any, result: Any, folder: Path, recipe: Path) -> None:
     for command in (
         f"nexrl sessions {folder}",
         f"nexrl trajectories {folder}",
-        f"nexrl-train {recipe} --run {folder} steps={2 * result.steps}",
+        f"nexrl-train {folder / 'recipe.yaml'} --run {folder} steps={2 * result.steps}",
     ):
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
 

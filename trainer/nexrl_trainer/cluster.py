@@ -20,7 +20,8 @@ def cluster(recipe: Recipe) -> Generator[None]:
     # Nothing about a user's runs leaves the machine unasked.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     private = recipe.ray.address is None
-    cpus = max(SMALLEST_CPUS, os.cpu_count() or 1) if private else None
+    needed = recipe.train.threads + (recipe.engine.threads if recipe.engine.kind == "embedded" else 0)
+    cpus = max(SMALLEST_CPUS, os.cpu_count() or 1, needed) if private else None
     try:
         ray.init(
             address="local" if private else recipe.ray.address,
@@ -33,6 +34,9 @@ def cluster(recipe: Recipe) -> Generator[None]:
         where = recipe.ray.address or "this machine"
         raise ServiceError(f"Ray on {where}: {error}; `nexrl doctor` says what is missing") from error
     try:
+        if (found := ray.cluster_resources().get("CPU", 0)) < needed:
+            # Ray would wait for more machines for ever, and say nothing.
+            raise ServiceError(f"the Ray cluster has {found:g} CPUs, the run asks for {needed}: lower the `threads`")
         yield
     finally:
         ray.shutdown()

@@ -60,8 +60,12 @@ class RunDirectory:
     @contextlib.contextmanager
     def opened(self, recipe: Recipe) -> Generator[None]:
         """Hold the directory for one run of this recipe; raises ConfigError where that cannot be."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock_file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise ConfigError(f"run directory {self.path}: {error.strerror}; choose another --run") from error
+        with lock_file as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -88,8 +88,10 @@ def _disk() -> Finding:
 def _torch() -> Finding:
     if importlib.util.find_spec("torch") is None:
         return Finding(what="torch", state="missing", found="-", remedy="pip install 'nexrl[train]'")
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Finding(what="torch", state="missing", found=f"broken: {error}", remedy="reinstall it: make clean, make")
     return Finding(what="torch", state="ok", found=f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}")
 
 
@@ -99,7 +101,7 @@ def _gpu() -> Finding:
         return Finding(
             what="GPU", state="note", found="none", remedy="the embedded engine and small models run on the CPU"
         )
-    if importlib.util.find_spec("torch"):
+    if importlib.util.find_spec("torch") and _torch().state == "ok":
         import torch
 
         if not torch.cuda.is_available():
@@ -112,7 +114,10 @@ def _nvidia_smi() -> str:
     if not shutil.which("nvidia-smi"):
         return ""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
     return "; ".join(done.stdout.split("\n")).strip("; ") if done.returncode == 0 else ""
 
 

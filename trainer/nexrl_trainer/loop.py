@@ -25,7 +25,7 @@ from nexrl_trainer.policy.batches import Datum, Selection, minibatches, select
 from nexrl_trainer.policy.service import Optimizer, TokenSums, TrainService
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
-from nexrl_trainer.rollouts.collect import Collector
+from nexrl_trainer.rollouts.collect import Collected, Collector
 from nexrl_trainer.tasks import evaluation_groups, tasks_of_step, training_groups
 
 TOKENIZER_FILES = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template")
@@ -67,6 +67,10 @@ async def train(world: World, state: State, began: float) -> Result:
     if recipe.evaluation.before and state.success_before is None:
         state = structs.replace(state, success_before=await evaluate(world, state))
     success = state.success_before if state.step == 0 else None
+    every = recipe.evaluation.every
+    if state.step and every and state.step % every == 0:
+        # Cheap where it was done already: finished rollouts are kept.
+        success = await evaluate(world, state)
     leases: list[str] = []
     for step in range(state.step, recipe.steps):
         clock = Clock()
@@ -87,7 +91,7 @@ async def train(world: World, state: State, began: float) -> Result:
             await world.publisher.publish(world.policy, version)
         clock.lap("publish_s")
 
-        metrics = step_metrics(state.version, selection, collected.groups, learned, clock)
+        metrics = step_metrics(state.version, selection, collected, learned, clock)
         state = structs.replace(
             state,
             step=step + 1,
@@ -98,15 +102,15 @@ async def train(world: World, state: State, began: float) -> Result:
         )
         if recipe.keep_batches:
             keep_batch(world.directory, step, selection.datums)
+        # Before the checkpoint: a step that counts is in the log; one that is done again stands there once, as it went.
+        world.directory.log({"kind": "step", "step": state.step, "wall_s": state.wall_s, **metrics})
         leases += collected.leases
         if state.step % recipe.checkpoints.every == 0 or state.step == recipe.steps:
             await checkpoint(world, state)
             await world.ingest.ack(leases)
             leases = []
-        world.directory.log({"kind": "step", "step": state.step, "wall_s": state.wall_s, **metrics})
         world.progress.step(state.step, metrics)
 
-        every = recipe.evaluation.every
         success = await evaluate(world, state) if every and state.step % every == 0 else None
     if success is None:
         success = await evaluate(world, state)
@@ -202,27 +206,30 @@ def token_means(sums: TokenSums) -> dict[str, float]:
 def step_metrics(
     version: int,
     selection: Selection,
-    groups: Sequence[TrainingGroup],
+    collected: Collected,
     learned: Sequence[dict[str, float]],
     clock: "Clock",
 ) -> dict[str, Any]:
-    """Return everything a step's line in metrics.jsonl says, times aside."""
+    """Return everything a step's line in metrics.jsonl says."""
+    groups = collected.groups
     sequences = [item for group in groups for trajectory in group.trajectories for item in trajectory.sequences]
     versions = [v for item in sequences for v, flag in zip(item.weight_versions, item.loss_mask, strict=True) if flag]
     stale = [version - item for item in versions]
     rewards = selection.rewards
+    rollouts = len(rewards) + selection.failed
     mean = sum(rewards) / len(rewards) if rewards else None
     metrics: dict[str, Any] = {
         "version": version,
         "reward": mean,
-        "rollouts": len(rewards) + selection.failed,
+        "rollouts": rollouts,
         "failed": selection.failed,
         "groups": len(groups),
         "without_contrast": selection.without_contrast,
         "sequences": len(selection.datums),
         "trained_tokens": sum(datum.trained_tokens for datum in selection.datums),
         "sampled_tokens": len(versions),
-        "sampled_tokens_per_s": len(versions) / clock.laps["rollout_s"],
+        # Not known where some of the rollouts were run before an interruption.
+        "sampled_tokens_per_s": len(versions) / clock.laps["rollout_s"] if collected.ran == rollouts else None,
         "drift": sum(len(trajectory.drift) for group in groups for trajectory in group.trajectories),
         "staleness_mean": sum(stale) / len(stale) if stale else 0.0,
         "staleness_max": max(stale, default=0),

@@ -21,7 +21,7 @@ def draw_rewards(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> N
         axes.plot(*zip(*steps, strict=True), marker="o", color="#4477aa", label="mean reward of the step's rollouts")
     if heldout:
         axes.plot(*zip(*heldout, strict=True), marker="s", ls="--", color="#cc6677", label="held-out success")
-    axes.set(xlabel="optimizer steps", ylabel="reward", title=title)
+    axes.set(xlabel="steps", ylabel="reward", title=title)
     axes.set_ylim(*_limits([value for _, value in (*steps, *heldout)]))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

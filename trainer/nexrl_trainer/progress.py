@@ -91,9 +91,14 @@ def step_line(metrics: dict[str, Any]) -> str:
     reward = "-" if metrics["reward"] is None else f"{metrics['reward']:.3f}"
     seconds = metrics["rollout_s"] + metrics["train_s"] + metrics["publish_s"]
     return (
-        f"reward {reward}, {metrics['sampled_tokens_per_s']:.0f} sampled tokens/s, "
+        f"reward {reward}, {_rate(metrics)} sampled tokens/s, "
         f"staleness {metrics['staleness_mean']:.1f}, {metrics['failed']} failed, {seconds:.1f} s"
     )
+
+
+def _rate(metrics: dict[str, Any]) -> str:
+    rate = metrics["sampled_tokens_per_s"]
+    return "-" if rate is None else f"{rate:.0f}"
 
 
 def _cells(metrics: dict[str, Any]) -> list[str]:
@@ -102,7 +107,7 @@ def _cells(metrics: dict[str, Any]) -> list[str]:
     return [
         "-" if reward is None else f"{reward:.3f}",
         "█" * round(BAR_WIDTH * min(max(reward or 0.0, 0.0), 1.0)),
-        f"{metrics['sampled_tokens_per_s']:.0f}",
+        _rate(metrics),
         f"{metrics['staleness_mean']:.1f}",
         f"{metrics['kl_engine']:.4f}" if "kl_engine" in metrics else "-",
         f"{metrics['entropy']:.3f}" if "entropy" in metrics else "-",

@@ -31,6 +31,7 @@ from nexrl_trainer.rollouts.proxy import ProxyClient
 from nexrl_trainer.services import ServiceProcess
 
 WATCH_S = 1.0
+STOP_S = 20.0
 
 
 def run(recipe: Recipe, given: Given, directory: RunDirectory, console: Console) -> Result:
@@ -124,6 +125,7 @@ class Services:
             return config.url
         argv = [sys.executable, "-m", "nexrl_trainer.engines.embedded", "--model", str(model), "--port", "0"]
         argv += ["--max-running", str(config.max_running), "--max-length", str(config.max_length)]
+        argv += ["--device", recipe.train.device, "--dtype", recipe.train.dtype]
         argv += ["--threads", str(config.threads), "--seed", str(recipe.seed), "--weight-version", str(version)]
         # Several calls at once, so that a start that hangs can be stopped.
         placed: Any = ray.remote(ServiceProcess)
@@ -165,8 +167,10 @@ async def _service_answer(name: str, reference: Any) -> Any:
 
 
 async def _stop_actor(actor: Any) -> None:
-    with contextlib.suppress(RayError):
-        await actor.stop.remote()
+    with contextlib.suppress(RayError, TimeoutError):
+        async with asyncio.timeout(STOP_S):
+            await actor.stop.remote()
+    ray.kill(actor)
 
 
 async def _all(*awaitables: Any) -> list[Any]:

@@ -106,7 +106,7 @@ def micro_batches(datums: Sequence[Datum], token_budget: int) -> list[list[Datum
 
 def total_reward(trajectory: Trajectory) -> float:
     """Return a completed rollout's weighted sum of rewards."""
-    return next(item.value for item in trajectory.rewards if item.name == TOTAL and item.call is None)
+    return next(item.value for item in trajectory.rewards if item.name == TOTAL and item.by == "trainer")
 
 
 def _datums(trajectory: Trajectory, advantage: float) -> list[Datum]:

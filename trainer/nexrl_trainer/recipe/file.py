@@ -79,7 +79,7 @@ def _read(path: Path, environment: Mapping[str, str], seen: tuple[Path, ...]) ->
         tree = _parse(path.read_text())
     except OSError as error:
         raise ConfigError(f"recipe {path}: {error.strerror or error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path} is no YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"recipe {path}: expected a mapping at the top, got {type(tree).__name__}")
@@ -87,6 +87,8 @@ def _read(path: Path, environment: Mapping[str, str], seen: tuple[Path, ...]) ->
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
+    if not isinstance(parent, str):
+        raise ConfigError(f"recipe {path}: extends: {parent!r}; name one file")
     base = _read(path.parent / parent, environment, (*seen, path))
     base.setdefault("folder", str((path.parent / parent).resolve().parent))
     return _merge(base, tree)

@@ -66,7 +66,9 @@ class Algorithm(Part, frozen=True, kw_only=True):
 class Train(Part, frozen=True, kw_only=True):
     backend: Literal["torch"] = "torch"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Of the trainer and of the embedded engine; `auto` takes a GPU where torch sees one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the trainer and the embedded engine compute in; the trainer keeps float32 parameters."""
     threads: Positive = 1
     """CPU threads of the trainer; two were slower than one on small models."""
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-6
@@ -83,13 +85,18 @@ class Engine(Part, frozen=True, kw_only=True):
     """`embedded` is started for the run; `sglang` is a server that is already running at `url`."""
     url: str | None = None
     max_running: Positive = 32
+    """Requests the embedded engine samples for at the same time; more wait."""
     max_length: Positive = 1024
-    """Longest prompt plus completion in tokens (embedded)."""
+    """Longest prompt plus completion of the embedded engine, in tokens."""
     threads: Positive = 1
+    """CPU threads of the embedded engine."""
 
     def __post_init__(self) -> None:
         if self.kind == "sglang" and not self.url:
             raise ValueError("kind 'sglang' needs the server's address: set engine.url, for example http://host:30000")
+        for name, default in (("max_running", 32), ("max_length", 1024), ("threads", 1)):
+            if self.kind == "sglang" and getattr(self, name) != default:
+                raise ValueError(f"engine.{name} is the embedded engine's: give an SGLang server its own flags")
         if self.kind == "embedded" and self.url:
             raise ValueError(f"kind 'embedded' starts its own process: remove engine.url={self.url}")
 
@@ -159,6 +166,8 @@ class Recipe(Part, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raise ConfigError for what only shows against the file system: missing files, an unusable model."""
+        if self.evaluation.every and not self.tasks.heldout:
+            raise ConfigError(f"evaluation.every={self.evaluation.every}: nothing to evaluate on; set tasks.heldout")
         needed = {"tasks.train": self.tasks.train, "tasks.heldout": self.tasks.heldout, "reward": self.reward}
         needed |= {"model.make": self.model.make}
         for name, path in needed.items():

@@ -5,13 +5,13 @@ that fails is tried again with a new attempt id, then recorded as failed with it
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from nexrl.errors import NexrlError, RewardError
+from nexrl.errors import NexrlError, RewardError, RunError
 from nexrl.keys import attempt_key, new_attempt_id
 from nexrl.records import Attempt, Group, Outcome, TrainingGroup
 from nexrl.rewards import RewardFunction, Rollout, score
@@ -31,6 +31,8 @@ class Collected(Struct, frozen=True, kw_only=True):
 
     groups: list[TrainingGroup]
     leases: list[str]
+    ran: int
+    """Rollouts this start ran itself; the others had been finished before an interruption."""
 
 
 class Collector:
@@ -66,7 +68,7 @@ class Collector:
 
         Leased groups that are not among them were trained before a checkpoint already: they are acknowledged.
         """
-        await self._run(groups)
+        groups, ran = await self._run(groups)
         run, wanted = groups[0].run, {group.id for group in groups}
         found: dict[str, tuple[str, TrainingGroup]] = {}
         while wanted - found.keys():
@@ -77,18 +79,26 @@ class Collector:
             await self._ingest.ack([item.lease for item in leased if item.group.group.id not in wanted])
             found |= {item.group.group.id: (item.lease, item.group) for item in leased if item.group.group.id in wanted}
         ordered = [found[group.id] for group in groups]
-        return Collected(groups=[item for _, item in ordered], leases=[lease for lease, _ in ordered])
+        return Collected(groups=[item for _, item in ordered], leases=[lease for lease, _ in ordered], ran=ran)
 
     async def evaluate(self, groups: Sequence[Group]) -> list[GroupState]:
         """Run what is missing of these groups and return how each of them went."""
-        await self._run(groups)
+        groups, _ = await self._run(groups)
         ids = {group.id for group in groups}
         return [state for state in await self._ingest.groups(groups[0].run) if state.id in ids]
 
-    async def _run(self, groups: Sequence[Group]) -> None:
+    async def _run(self, groups: Sequence[Group]) -> tuple[Sequence[Group], int]:
+        """Run what is missing; return the groups as they were planned in the end, and how many rollouts ran."""
+        states = {state.id: state for state in await self._ingest.groups(groups[0].run)}
+        groups = afresh(groups, states)
+        trained = [group.id for group in groups if group.id in states and states[group.id].state == "done"]
+        if trained and groups[0].mode == "train":
+            raise RunError(
+                f"{', '.join(trained)}: trained and acknowledged already, but no checkpoint holds it; "
+                "was one removed? Choose another --run"
+            )
         for group in groups:
             await self._ingest.put_group(group)
-        states = {state.id: state for state in await self._ingest.groups(groups[0].run)}
         done = {(id_, outcome.rollout) for id_, state in states.items() for outcome in state.outcomes}
         missing = [(group, index) for group in groups for index in range(group.size) if (group.id, index) not in done]
         try:
@@ -97,6 +107,7 @@ class Collector:
                     tasks.create_task(self._rollout(group, index))
         except* NexrlError as errors:
             raise errors.exceptions[0] from None
+        return groups, len(missing)
 
     async def _rollout(self, group: Group, index: int) -> None:
         async with self._slots:
@@ -122,11 +133,11 @@ class Collector:
                 folder=self._folder,
                 timeout_s=self._agent.timeout_s,
             )
-        except OSError as error:
-            return Outcome(
-                status="failed", reason=f"agent: {error.strerror or error}: {self._agent.command[0]}", calls=0
-            )
+        except (OSError, ValueError) as error:
+            return Outcome(status="failed", reason=f"agent: {self._agent.command[0]}: {error}", calls=0, final=last)
         calls = await self._proxy.flush(attempt.id)
+        if calls is None:
+            return Outcome(status="failed", reason="capture: its spans did not reach ingest in time", final=last)
         if problem := failure_of(ended, calls, self._agent.timeout_s):
             return Outcome(status="failed", reason=problem, calls=calls, final=last)
         return await self._judge(group, attempt, ended, calls)
@@ -137,7 +148,6 @@ class Collector:
             task=group.task.fields,
             answer=ended.stdout.strip(),
             messages=conversation,
-            exit_code=ended.exit_code,
             duration_s=ended.duration_s,
         )
         try:
@@ -146,6 +156,18 @@ class Collector:
             # The agent did its part: running it again would not mend the judge.
             return Outcome(status="failed", reason=str(error), calls=calls)
         return Outcome(status="completed", rewards=rewards, calls=calls)
+
+
+def afresh(groups: Sequence[Group], states: Mapping[str, GroupState]) -> Sequence[Group]:
+    """Plan anew, under other ids, what failed as a whole in an earlier start: the agent may have been mended."""
+
+    def hopeless(group: Group) -> bool:
+        state = states.get(group.id)
+        return bool(state) and state.final == state.size and all(item.status == "failed" for item in state.outcomes)
+
+    while all(hopeless(group) for group in groups):
+        groups = [structs.replace(group, id=f"{group.id}-again") for group in groups]
+    return groups
 
 
 def failure_of(ended: Ended, calls: int, timeout_s: float) -> str | None:
@@ -166,5 +188,14 @@ def failure_of(ended: Ended, calls: int, timeout_s: float) -> str | None:
 def longest_conversation(session: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the messages along the session's longest chain, each call's new ones and its reply in turn."""
     calls = {call["id"]: call for call in session["calls"]}
-    chain: list[str] = max(session["chains"], key=len, default=[])
+    lines = [_from_the_start(chain, calls) for chain in session["chains"] if chain]
+    chain = max(lines, key=len, default=[])
     return [message for id_ in chain for message in (*calls[id_]["messages"], calls[id_]["reply"])]
+
+
+def _from_the_start(chain: list[str], calls: Mapping[str, Any]) -> list[str]:
+    """Put before a branch the calls it branched from."""
+    line = list(chain)
+    while (parent := calls[line[0]]["parent"]) in calls:
+        line.insert(0, parent)
+    return line

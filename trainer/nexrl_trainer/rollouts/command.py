@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -21,6 +22,7 @@ from nexrl.errors import ConfigError
 KEPT_BYTES = 1 << 20
 """Of each output stream; an agent that prints more keeps its newest megabyte."""
 POLL_S = 0.02
+DRAIN_S = 2.0
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -55,6 +57,9 @@ def agent_environment(proxy: str, key: str, model: str, extra: Mapping[str, str]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NEXRL_")}
     base = f"{proxy}/v1"
     ours = {"OPENAI_BASE_URL": base, "OPENAI_API_BASE": base, "OPENAI_API_KEY": key, "OPENAI_MODEL": model}
+    # A company's HTTP proxy does not know the way back to this machine.
+    direct = ",".join(filter(None, [inherited.get("NO_PROXY"), urlsplit(proxy).hostname, "localhost"]))
+    ours |= {"NO_PROXY": direct, "no_proxy": direct}
     return {**inherited, "OMP_NUM_THREADS": "1", **ours, **extra}
 
 
@@ -73,7 +78,9 @@ async def run_command(
         cwd=folder,
         start_new_session=True,
     )
-    output = asyncio.gather(_feed(process, stdin), _newest(process.stdout), _newest(process.stderr))
+    stdout, stderr = bytearray(), bytearray()
+    streams = [_feed(process, stdin), _newest(process.stdout, stdout), _newest(process.stderr, stderr)]
+    output = asyncio.gather(*streams)
     timed_out = False
     try:
         async with asyncio.timeout(timeout_s):
@@ -81,16 +88,16 @@ async def run_command(
     except TimeoutError:
         timed_out = True
     finally:
+        duration_s = time.monotonic() - started
         # Also after a normal end: children that the agent left running hold its pipes and our machine.
         _kill_group(process.pid)
-        await process.wait()
-    _, stdout, stderr = await output
+        await _settle(process, output)
     return Ended(
         exit_code=process.returncode or 0,
         timed_out=timed_out,
-        stdout=stdout,
-        stderr=stderr,
-        duration_s=time.monotonic() - started,
+        stdout=stdout.decode(errors="replace"),
+        stderr=stderr.decode(errors="replace"),
+        duration_s=duration_s,
     )
 
 
@@ -109,13 +116,22 @@ async def _feed(process: asyncio.subprocess.Process, text: str | None) -> None:
     process.stdin.close()
 
 
-async def _newest(stream: asyncio.StreamReader | None) -> str:
+async def _newest(stream: asyncio.StreamReader | None, kept: bytearray) -> None:
     assert stream
-    kept = bytearray()
     while chunk := await stream.read(1 << 16):
         kept += chunk
         del kept[:-KEPT_BYTES]
-    return kept.decode(errors="replace")
+
+
+async def _settle(process: asyncio.subprocess.Process, output: asyncio.Future[Any]) -> None:
+    """Read what is left in the pipes, but wait for nobody who left the group and holds them: a daemon, a browser."""
+    await asyncio.wait({output}, timeout=DRAIN_S)
+    output.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await output
+    # There is no public way to close the read ends, and an open one would keep `wait` from returning.
+    process._transport.close()  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
+    await _ended(process)
 
 
 def _kill_group(pid: int) -> None:

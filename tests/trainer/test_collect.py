@@ -1,0 +1,44 @@
+from nexrl.records import Group, Task
+from nexrl_ingest.client import GroupState
+from nexrl_ingest.wire import RolloutState
+from nexrl_trainer.rollouts.collect import afresh, failure_of, longest_conversation
+from nexrl_trainer.rollouts.command import Ended
+
+
+def ended(**fields):
+    return Ended(**{"exit_code": 0, "timed_out": False, "stdout": "", "stderr": "", "duration_s": 1.0, **fields})
+
+
+def test_why_an_attempt_failed_is_said_in_one_line():
+    assert failure_of(ended(), 2, 60) is None
+    assert failure_of(ended(timed_out=True), 2, 60) == "agent: no end within 60 s"
+    assert failure_of(ended(exit_code=3), 2, 60) == "agent: exit code 3"
+    trace = "Traceback ...\n  File x\n  y\nKeyError: 'x'\n"
+    assert failure_of(ended(exit_code=1, stderr=trace), 2, 60) == "agent: exit code 1: File x | y | KeyError: 'x'"
+    assert "without a model call" in failure_of(ended(), 0, 60)
+
+
+def call(id_, parent, said, reply):
+    return {"id": id_, "parent": parent, "messages": [{"content": said}], "reply": {"content": reply}}
+
+
+def test_the_longest_conversation_is_told_from_its_beginning_also_where_it_is_a_branch():
+    calls = [call("a", None, "q", "1"), call("b", "a", "x", "2"), call("c", "a", "y", "3"), call("d", "c", "z", "4")]
+    told = longest_conversation({"calls": calls, "chains": [["a", "b"], ["c", "d"]]})
+    assert [message["content"] for message in told] == ["q", "1", "y", "3", "z", "4"]
+    assert longest_conversation({"calls": [], "chains": []}) == []
+
+
+def state(group, status):
+    outcome = RolloutState(rollout=0, attempt="a", status=status, reason="", rewards={})
+    return GroupState(id=group.id, task="t", mode="train", size=1, final=1, state="ready", outcomes=[outcome])
+
+
+def test_a_step_that_failed_as_a_whole_is_planned_anew_and_any_other_goes_on():
+    groups = [Group(id=name, run="r", task=Task(id="t", fields={}), size=1) for name in ("g", "h")]
+    g, h = groups
+    assert afresh(groups, {}) == groups
+    assert afresh(groups, {"g": state(g, "failed")}) == groups
+    assert afresh(groups, {"g": state(g, "failed"), "h": state(h, "completed")}) == groups
+    again = afresh(groups, {"g": state(g, "failed"), "h": state(h, "failed")})
+    assert [group.id for group in again] == ["g-again", "h-again"]
