@@ -17,7 +17,7 @@ quickstart: $(READY)  ## train an agent on this machine in minutes, without a GP
 
 test: $(READY)  ## all tests: fast ones first, then those that start whole systems
 	$(BIN)/pytest -m "not slow" -n 2
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 --dist loadgroup
 
 check: $(READY)  ## formatting, lint, types, import order
 	$(BIN)/ruff format --check

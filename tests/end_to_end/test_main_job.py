@@ -19,6 +19,8 @@ from nexrl_trainer.policy.batches import Datum
 from nexrl_trainer.services import ServiceProcess
 
 pytestmark = pytest.mark.slow
+one_worker = pytest.mark.xdist_group("recorded")
+"""They look at the same run: in two processes it would be made twice."""
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +69,7 @@ def recorded(model, tmp_path_factory):
     return folder / "run", engine.generated
 
 
+@one_worker
 def test_what_is_trained_is_bit_for_bit_what_the_engine_returned(recorded):
     folder, generated = recorded
     # (whole ids, where the completion begins, its logprobs, the weights that sampled it), from the engine's side ...
@@ -90,6 +93,7 @@ def test_what_is_trained_is_bit_for_bit_what_the_engine_returned(recorded):
     assert len({datum.session for datums in batches(folder) for datum in datums}) == 2 * 8
 
 
+@one_worker
 def test_a_run_is_on_policy_without_drift_and_its_logprobs_are_the_trainers_own(recorded):
     steps = [line for line in read_json_lines(recorded[0] / "metrics.jsonl") if line["kind"] == "step"]
     assert [line["staleness_max"] for line in steps] == [0, 0]
@@ -98,6 +102,7 @@ def test_a_run_is_on_policy_without_drift_and_its_logprobs_are_the_trainers_own(
     assert max(line["gap_max"] for line in steps) < 1e-4
 
 
+@one_worker
 def test_a_run_leaves_a_model_people_can_use_a_summary_and_a_picture(recorded, model):
     folder = recorded[0]
     checkpoint = folder / "checkpoints/step-00002"
@@ -114,14 +119,14 @@ def test_a_failed_rollout_is_data_and_the_run_goes_on(model, tmp_path):
     tasks = tmp_path / "tasks.jsonl"
     troubles = ["none", "crash", "hang", "silent", "misjudged"]
     tasks.write_text("".join(json.dumps({"id": name, "trouble": name}) + "\n" for name in troubles))
-    settings = ["steps=1", "rollouts={groups_per_step: 5, group_size: 2}", "agent.timeout_s=4", "agent.concurrency=8"]
+    settings = ["steps=1", "rollouts={groups_per_step: 5, group_size: 2}", "agent.timeout_s=8", "agent.concurrency=8"]
     code, output = train(PLAIN, tmp_path / "run", *settings, model=model, TEST_TASKS=str(tasks))
     assert code == 0, output
     [step] = read_json_lines(tmp_path / "run/metrics.jsonl")
     assert (step["rollouts"], step["failed"]) == (10, 8)
     for reason in (
         "agent: exit code 1: KeyError: 'price'",
-        "agent: no end within 4 s",
+        "agent: no end within 8 s",
         "agent: it ended without a model call; does it read OPENAI_BASE_URL and OPENAI_API_KEY?",
         "reward 'different': ZeroDivisionError: the judge divided by zero",
     ):
@@ -146,9 +151,9 @@ def test_when_every_rollout_fails_the_run_stops_and_says_why(model, tmp_path):
 def test_a_port_in_use_is_named(model, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, output = train(PLAIN, tmp_path / "run", f"proxy.port={port}", model=model)
+        code, output = train(PLAIN, tmp_path / "run", f"ingest.port={port}", model=model)
     assert code == 1
-    assert "error: proxy did not start" in output
+    assert "error: ingest did not start" in output
     assert f"{port}" in output
     assert "Traceback" not in output
 
@@ -193,10 +198,12 @@ def test_ctrl_c_stops_everything_and_the_same_command_goes_on(model, tmp_path, m
     time.sleep(delay_s)
     # As a terminal does it: everybody in the foreground process group hears it.
     os.killpg(process.pid, signal.SIGINT)
-    output += process.communicate(timeout=60)[0]
+    output += process.communicate(timeout=120)[0]
     assert process.returncode == 130, output
     assert "the same command goes on" in output
     assert "Traceback" not in output
+    if moment == "starting Ray":
+        return  # nothing had happened yet
 
     code, output = train(PLAIN, folder, "steps=3", model=model)
     assert code == 0, output
@@ -232,7 +239,7 @@ def test_a_service_that_dies_ends_the_run_with_its_name(model, tmp_path):
     wait_for(process, "step 1/200: training")
     [engine] = [pid for pid, line in ours() if "-m nexrl_trainer.engines.embedded" in line]
     psutil.Process(engine).kill()
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "error: " in output
     assert "engine" in output
