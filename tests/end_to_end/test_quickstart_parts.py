@@ -20,6 +20,11 @@ RECIPE = ROOT / "recipes" / "quickstart"
 AGENT = ROOT / "examples" / "agents" / "openai_calculator" / "agent.py"
 
 
+def makes_a_model(test):
+    """Mark a test as slow, and keep such tests in one process: they share a model."""
+    return pytest.mark.slow(pytest.mark.xdist_group("quickstart model")(test))
+
+
 @pytest.fixture(scope="module")
 def recipe_modules():
     """Import the recipe's files as its scripts do: from their own folder."""
@@ -186,6 +191,7 @@ def test_the_agent_imports_no_nexrl():
     assert done.stdout.strip() == "False"
 
 
+@makes_a_model
 def test_the_model_loads_by_its_directory_alone_and_its_template_renders_tools(made, recipe_modules):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -211,6 +217,7 @@ def test_the_model_loads_by_its_directory_alone_and_its_template_renders_tools(m
     assert tokenizer.decode(tokenizer("Grüße, 你好 42", add_special_tokens=False).input_ids) == "Grüße, 你好 42"
 
 
+@makes_a_model
 def test_a_grown_conversation_has_the_tokens_of_a_rendered_one(made, recipe_modules):
     import random
 
@@ -230,13 +237,14 @@ def test_a_grown_conversation_has_the_tokens_of_a_rendered_one(made, recipe_modu
         assert len(said) == sum(message["role"] == "assistant" for message in messages)
 
 
-@pytest.mark.slow
+@makes_a_model
 def test_the_same_seed_makes_the_same_model(made, tmp_path):
     run_make_model(tmp_path / "again", "--steps", "2")
     for name in ("model.safetensors", "tokenizer.json"):
         assert (tmp_path / "again" / name).read_bytes() == (made / name).read_bytes()
 
 
+@makes_a_model
 def test_a_model_that_stands_is_left_alone_and_another_is_not_overwritten(made):
     before = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
     assert "already made" in run_make_model(made, "--steps", "2").stderr
