@@ -124,7 +124,8 @@ class Services:
         if config.url:
             return config.url
         argv = [sys.executable, "-m", "nexrl_trainer.engines.embedded", "--model", str(model), "--port", "0"]
-        argv += ["--max-running", str(config.max_running), "--max-length", str(config.max_length)]
+        argv += ["--max-running", str(config.max_running)]
+        argv += [] if config.max_length is None else ["--max-length", str(config.max_length)]
         argv += ["--device", recipe.train.device, "--dtype", recipe.train.dtype]
         argv += ["--threads", str(config.threads), "--seed", str(recipe.seed), "--weight-version", str(version)]
         # Several calls at once, so that a start that hangs can be stopped.

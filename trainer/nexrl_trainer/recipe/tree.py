@@ -86,15 +86,15 @@ class Engine(Part, frozen=True, kw_only=True):
     url: str | None = None
     max_running: Positive = 32
     """Requests the embedded engine samples for at the same time; more wait."""
-    max_length: Positive = 1024
-    """Longest prompt plus completion of the embedded engine, in tokens."""
+    max_length: Positive | None = None
+    """Longest prompt plus completion of the embedded engine, in tokens; none is all the model has positions for."""
     threads: Positive = 1
     """CPU threads of the embedded engine."""
 
     def __post_init__(self) -> None:
         if self.kind == "sglang" and not self.url:
             raise ValueError("kind 'sglang' needs the server's address: set engine.url, for example http://host:30000")
-        for name, default in (("max_running", 32), ("max_length", 1024), ("threads", 1)):
+        for name, default in (("max_running", 32), ("max_length", None), ("threads", 1)):
             if self.kind == "sglang" and getattr(self, name) != default:
                 raise ValueError(f"engine.{name} is the embedded engine's: give an SGLang server its own flags")
         if self.kind == "embedded" and self.url:
