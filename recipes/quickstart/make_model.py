@@ -174,7 +174,7 @@ def main(
         int, typer.Option(min=1, help="Optimizer steps of supervision; fewer make a worse model.")
     ] = STEPS,
 ) -> None:
-    """Make the quick start's model in Hugging Face layout; takes about a minute of one core."""
+    """Make the quick start's model in Hugging Face layout; takes a minute and a half of one core."""
     label = {"seed": seed, "steps": steps}
     if stands(out, label):
         show(f"{out} is already made")
