@@ -14,11 +14,13 @@ import secrets
 from pathlib import Path
 
 from nexrl.errors import AccessError, ConfigError
+from nexrl.records import Mode
 
 PREFIX = "nxr-"
 ADMIN_KEY_VARIABLE = "NEXRL_ADMIN_KEY"
 ADMIN_KEY_FILE = "admin.key"
 SHORTEST_ADMIN_KEY = 16
+EVAL = "@eval"
 _ATTEMPT = re.compile(r"[A-Za-z0-9_\-:@]{1,200}")
 
 
@@ -53,9 +55,17 @@ def is_admin(key: str, admin_key: str) -> bool:
     return hmac.compare_digest(key.encode(), admin_key.encode())
 
 
-def new_attempt_id(stem: str) -> str:
-    """Return `stem` with 64 random bits behind it; raises AccessError where the stem cannot be part of an id."""
-    return check_attempt_id(f"{stem}-{secrets.token_hex(8)}")
+def new_attempt_id(stem: str, mode: Mode = "train") -> str:
+    """Return `stem` with 64 random bits behind it; raises AccessError where the stem cannot be part of an id.
+
+    Attempts that evaluate end in `@eval`, so that every service knows what a call is for from the id alone.
+    """
+    return check_attempt_id(f"{stem}-{secrets.token_hex(8)}{EVAL if mode == 'eval' else ''}")
+
+
+def mode_of(attempt: str) -> Mode:
+    """Return what an attempt's calls are for."""
+    return "eval" if attempt.endswith(EVAL) else "train"
 
 
 def admin_key(directory: Path | None) -> str:

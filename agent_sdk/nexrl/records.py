@@ -119,6 +119,8 @@ class Call(Struct, frozen=True, kw_only=True):
     """int32 [C], the weights that sampled each token, as the engine reported them."""
     temperature: float = 1.0
     """Effective sampling temperature; 0 means greedy, which is not a policy and is not trained."""
+    sampling: dict[str, Any] = {}
+    """All effective sampling parameters, in SGLang's names: what the request, the recipe and the defaults made."""
     finish_reason: str = "stop"
     """As the engine said it: `stop`, `length`, or `abort` (cancelled, or the client went away)."""
     exact: bool = True
@@ -130,13 +132,20 @@ class Call(Struct, frozen=True, kw_only=True):
     model: str = ""
     """The model name the caller asked for."""
     dialect: str = "chat"
-    """The wire format it came in: `chat`."""
+    """The wire format it came in: `chat`, `completions`, `responses` or `messages`."""
     response: str = ""
     """The id of the reply it is part of; the n choices of one request share it."""
     messages: list[dict[str, Any]] = []
-    """Input messages the parent does not have, as they arrived."""
+    """Input messages the parent does not have, as chat messages: as they arrived where they came as such.
+
+    A raw text prompt is one user message with the text the parent does not have.
+    """
     tools: list[dict[str, Any]] | None = None
-    """Tool definitions as they arrived; None where they are the parent's."""
+    """Tool definitions as chat tools; None where they are the parent's."""
+    template: dict[str, Any] = {}
+    """Arguments for the chat template (`enable_thinking`, ...)."""
+    instructed: bool = False
+    """The first message is instructions, which a request that goes on from the reply by its id does not inherit."""
     reply: dict[str, Any] = {}
     """The assistant message as it was returned."""
     malformed_tool_call: bool = False

@@ -16,6 +16,17 @@ from nexrl import attributes as at
 from nexrl.errors import PayloadError
 from nexrl.records import Call, Float32s, Int32s, pack, unpack_float32s, unpack_int32s
 
+_CONVENTIONS = {
+    at.REQUEST_TOP_P: "top_p",
+    at.REQUEST_TOP_K: "top_k",
+    at.REQUEST_MAX_TOKENS: "max_new_tokens",
+    at.REQUEST_FREQUENCY_PENALTY: "frequency_penalty",
+    at.REQUEST_PRESENCE_PENALTY: "presence_penalty",
+    at.REQUEST_SEED: "sampling_seed",
+    at.REQUEST_STOPS: "stop",
+}
+"""Sampling parameters the GenAI conventions name, by attribute."""
+
 
 def trace_id_of(session: str) -> bytes:
     """Return the 16-byte trace id all spans of a session share unless the caller brought its own trace."""
@@ -28,7 +39,7 @@ def span_of(call: Call, *, prompt_tokens: int, trace_id: bytes | None = None, pa
     `prompt_tokens` is the whole prompt's length, `trace_id` (16 bytes) and `parent_span` (8 bytes) the caller's trace.
     """
     values: dict[str, Any] = {
-        at.OPERATION: "chat",
+        at.OPERATION: "text_completion" if call.dialect == "completions" else "chat",
         at.PROVIDER: "nexrl",
         at.REQUEST_MODEL: call.model,
         at.REQUEST_TEMPERATURE: call.temperature,
@@ -48,18 +59,22 @@ def span_of(call: Call, *, prompt_tokens: int, trace_id: bytes | None = None, pa
         at.LOGPROBS: pack(call.logprobs),
         at.WEIGHT_VERSIONS: pack(run_lengths(call.weight_versions)),
     }
-    optional = {
+    optional: dict[str, Any] = {
         at.PARENT: call.parent,
         at.DRIFT: call.drift,
         at.AGENT_NAME: call.agent,
+        at.SAMPLING: msgspec.json.encode(call.sampling).decode() if call.sampling else None,
+        at.INSTRUCTED: call.instructed or None,
+        at.TEMPLATE: msgspec.json.encode(call.template).decode() if call.template else None,
         at.TOOL_DEFINITIONS: None if call.tools is None else msgspec.json.encode(call.tools).decode(),
     }
+    optional |= {name: call.sampling.get(param) for name, param in _CONVENTIONS.items()}
     values |= {name: value for name, value in optional.items() if value is not None}
     return Span(
         trace_id=trace_id or trace_id_of(call.session),
         span_id=bytes.fromhex(call.id),
         parent_span_id=parent_span,
-        name=f"chat {call.model}",
+        name=f"{values[at.OPERATION]} {call.model}",
         kind=Span.SPAN_KIND_CLIENT,
         start_time_unix_nano=call.started_ns,
         end_time_unix_nano=call.ended_ns,
@@ -134,6 +149,9 @@ def _decode(span: Span, values: Mapping[str, Any]) -> Call:
         weight_versions=expand(unpack_int32s(values[at.WEIGHT_VERSIONS]), len(completion)),
         temperature=float(values[at.REQUEST_TEMPERATURE]),
         finish_reason=values[at.FINISH_REASONS][0],
+        sampling=msgspec.json.decode(values.get(at.SAMPLING, "{}"), type=dict[str, Any]),
+        template=msgspec.json.decode(values.get(at.TEMPLATE, "{}"), type=dict[str, Any]),
+        instructed=bool(values.get(at.INSTRUCTED)),
         exact=values[at.EXACT],
         drift=values.get(at.DRIFT),
         agent=values.get(at.AGENT_NAME),

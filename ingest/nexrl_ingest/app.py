@@ -16,7 +16,7 @@ from aiohttp import web
 from nexrl.errors import AccessError
 from nexrl.keys import check_attempt_id
 from nexrl.records import Attempt, Group, Outcome, Reward, decode, encode
-from nexrl_ingest import ledger, otlp, pool, span_log, views
+from nexrl_ingest import assembly, ledger, otlp, pool, span_log, views
 from nexrl_ingest.access import Caller, caller_of, require_admin, require_session
 from nexrl_ingest.refusals import ForbiddenError, NotFoundError, RefusedError, TooLargeError
 from nexrl_ingest.store import Store
@@ -50,6 +50,7 @@ def make_app(*, store: Store, admin_key: str) -> web.Application:
     app.router.add_post("/api/leases/nack", _nack)
     app.router.add_get("/api/runs/{run}/groups", _groups)
     app.router.add_get("/api/sessions/{id}", _session)
+    app.router.add_get("/api/sessions/{id}/calls", _calls)
     app.router.add_get("/api/sessions/{id}/trajectory", _trajectory)
     app.router.add_post("/api/sessions/{id}/rewards", _reward)
     return app
@@ -132,6 +133,17 @@ async def _groups(request: web.Request) -> web.Response:
 async def _session(request: web.Request) -> web.Response:
     session = _own_session(request)
     return _reply(await request.app[STORE].read(lambda connection: views.session(connection, session)))
+
+
+async def _calls(request: web.Request) -> web.Response:
+    """Return a session's calls as the proxy reads them back: parents before their children."""
+    require_admin(_caller(request))
+    session = request.match_info["id"]
+    calls = await request.app[STORE].read(lambda connection: span_log.calls_of(connection, session))
+    body = await asyncio.to_thread(
+        lambda: zstandard.ZstdCompressor(level=1).compress(encode(assembly.parents_first(calls)))
+    )
+    return web.Response(body=body, content_type=_MESSAGEPACK, headers={"Content-Encoding": "zstd"})
 
 
 async def _trajectory(request: web.Request) -> web.Response:

@@ -109,6 +109,11 @@ def prompt_lengths(calls: Iterable[Call]) -> dict[str, int]:
     return lengths
 
 
+def parents_first(calls: Iterable[Call]) -> list[Call]:
+    """Return the exact calls whose ancestors are all here, each after its parent."""
+    return [call for found in _children(calls).values() for call in found]
+
+
 def _order(call: Call) -> tuple[int, str]:
     return (call.started_ns, call.id)
 

@@ -1,24 +1,33 @@
 """What a session already holds, and which call of it a request continues.
 
-Pure look-up by a rolling digest over the messages, so that a turn costs linear time. The state is a cache: a dropped
-conversation is rendered anew and opens a new chain. What the continuation's tokens are is decided by `prompting`.
+Pure look-up by a rolling digest over the messages, so that a turn costs what is new in it. The state is a cache: what
+was forgotten is read back from ingest (`restoring`). What the continuation's tokens are is decided by `prompting`.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import reduce
 from hashlib import blake2b
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from nexrl.records import Int32s
+from nexrl.records import Int32s, pack
 from nexrl_proxy.messages import Message, canonical, normalised
+from nexrl_proxy.prefixes import Prefixes
 
-MOST_SESSIONS = 4096
 MOST_CALLS = 8192
 """Per session; the calls nobody continued for longest are forgotten first."""
+MOST_BYTES = 2**30
+"""For all sessions; the sessions nobody used for longest are forgotten first."""
+MOST_BODIES = 64
+"""Per session: requests whose messages are recognised by their bytes."""
+BYTES_PER_CALL = 1200
+"""What a call keeps besides its token ids, about."""
+TEXT, IDS = b"text", b"ids"
+"""Kinds of raw prompts."""
 ValueT = TypeVar("ValueT")
 
 
@@ -29,8 +38,8 @@ class Held(Struct, frozen=True, kw_only=True, eq=False):
     parent: "Held | None"
     prompt_delta: Int32s
     completion: Int32s
-    reply: Message
-    """The assistant message as it was returned."""
+    tool_calls: list[Any] | None
+    """Of its reply, as they were returned."""
     ended: bool
     """The model ended the turn itself, so its end-of-turn token is the completion's last."""
 
@@ -47,70 +56,170 @@ class Held(Struct, frozen=True, kw_only=True, eq=False):
             ids.extend(link.completion)
         return ids
 
+    @property
+    def size(self) -> int:
+        """Bytes it keeps in memory, about."""
+        return BYTES_PER_CALL + 4 * (len(self.prompt_delta) + len(self.completion))
+
 
 class History(Struct, frozen=True, kw_only=True):
-    """A request's messages as digests: `digests[k]` stands for the first k messages, tools and template arguments."""
+    """Messages as digests: `digests[k]` stands for the first `start + k` messages under tools and arguments."""
 
+    setting: bytes
+    """Digest of tools and template arguments."""
     messages: list[Message]
-    """Normalised."""
+    """Normalised; those from `start` on."""
     digests: list[bytes]
+    start: int = 0
 
-    @property
-    def has_reply(self) -> bool:
-        """Whether an assistant has spoken before."""
-        return any(message["role"] == "assistant" for message in self.messages)
+    def extended(self, messages: Sequence[Message]) -> Self:
+        """Return the history with more normalised messages."""
+        digests = list(accumulate(messages, step, initial=self.digests[-1]))
+        return msgspec.structs.replace(
+            self, messages=[*self.messages, *messages], digests=[*self.digests[:-1], *digests]
+        )
+
+
+class Found(Struct, frozen=True):
+    """The call a request continues."""
+
+    call: Held
+    covered: int
+    """Number of the request's messages that are the call's, its reply included."""
+
+
+class Place(Struct, frozen=True):
+    """How far into a conversation something is known: the digest of its first `length` messages."""
+
+    digest: bytes
+    length: int
 
 
 class Session:
     """The calls of one session, found by what was said up to and including their reply."""
 
     def __init__(self) -> None:
+        self.bodies: Prefixes[Place] = Prefixes(MOST_BODIES)
+        """Messages as bytes of JSON, by setting."""
+        self.raw: Prefixes[Held] = Prefixes(MOST_CALLS)
+        """Raw prompts with their completions, as text or as ids."""
+        self.responses: OrderedDict[str, list[Message]] = OrderedDict()
+        """What was said up to and including a reply, by its id, where a request may go on from there."""
         self._calls: OrderedDict[bytes, Held] = OrderedDict()
+        self._prompts: OrderedDict[bytes, None] = OrderedDict()
+        """What was asked, without the reply."""
+        self._replies: OrderedDict[bytes, None] = OrderedDict()
+        """What was replied, wherever."""
+        self.size = 0
 
     def __len__(self) -> int:
         return len(self._calls)
 
-    def find(self, history: History) -> tuple[Held, int] | None:
-        """Return the call this request continues and how many messages that covers: the longest, then the latest."""
-        for length in range(len(history.digests) - 1, 0, -1):
-            if call := self._calls.get(history.digests[length]):
-                return call, length
+    def find(self, history: History) -> Found | None:
+        """Return the call this request continues: the one that covers most, then the latest."""
+        for place in range(len(history.digests) - 1, 0, -1):
+            if call := self._calls.get(history.digests[place]):
+                return Found(call, history.start + place)
         return None
 
-    def hold(self, history: History, call: Held) -> None:
-        """Let later requests continue `call`, the reply to `history`."""
-        for reply in _echoes(call.reply):
-            remember(self._calls, step(history.digests[-1], reply), call, most=MOST_CALLS)
+    def drifted(self, history: History) -> str | None:
+        """Return why a history of which no reply is found should have been: somebody changed what was said.
+
+        None for a conversation of its own, be it with replies the session never gave (examples in a prompt).
+        """
+        asked = False
+        for digest, message in zip(history.digests, history.messages, strict=False):
+            if message["role"] == "assistant":
+                if asked and digest in self._prompts:
+                    return "edited"
+                if blake2b(canonical(message), digest_size=16).digest() in self._replies:
+                    return "compacted" if not asked else "edited"
+            asked = asked or message["role"] != "system"
+        return None
+
+    def hold(self, asked: bytes, call: Held, reply: Message) -> None:
+        """Let later requests continue `call`, which answered the messages with digest `asked` with `reply`."""
+        remember(self._prompts, asked, None, most=MOST_CALLS)
+        for message in dict.fromkeys(map(canonical, echoes_of(reply))):
+            remember(self._calls, _digest(asked + message), call, most=MOST_CALLS)
+            remember(self._replies, _digest(message), None, most=MOST_CALLS)
+        self.size += call.size
+
+    def hold_raw(self, call: Held, prompt: str | None, reply: Message) -> str:
+        """Let later raw prompts continue `call`; returns the text of prompt and completion, where that is known."""
+        text = None if prompt is None else prompt + (reply.get("content") or "")
+        if text is not None:
+            self.raw.remember(TEXT, text.encode(errors="surrogatepass"), call)
+        self.raw.remember(IDS, pack(call.ids()), call)
+        self.size += call.size
+        return text or ""
 
 
 class Sessions:
-    """The sessions in memory, at most `MOST_SESSIONS`."""
+    """The sessions in memory, as many as fit in `most_bytes`."""
 
-    def __init__(self, most: int = MOST_SESSIONS) -> None:
-        self._most = most
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
         self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._size = 0
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def get(self, attempt: str) -> Session:
-        session = self._sessions.get(attempt) or Session()
-        remember(self._sessions, attempt, session, most=self._most)
+    def known(self, attempt: str) -> Session | None:
+        """Return a session that is in memory."""
+        session = self._sessions.get(attempt)
+        if session:
+            self._sessions.move_to_end(attempt)
         return session
 
+    def put(self, attempt: str, session: Session) -> None:
+        """Keep a session, in place of what was known of it."""
+        self.forget(attempt)
+        self._sessions[attempt] = session
+        self._grow(session.size)
+
+    def get(self, attempt: str) -> Session:
+        """Return a session; an empty one where it is not in memory."""
+        session = self.known(attempt)
+        if session is None:
+            session = Session()
+            self.put(attempt, session)
+        return session
+
+    def grown(self, attempt: str, size: int) -> None:
+        """Take note that a session grew by so many bytes; others are forgotten where that is too much."""
+        if attempt in self._sessions:
+            self._grow(size)
+
     def forget(self, attempt: str) -> None:
-        self._sessions.pop(attempt, None)
+        if session := self._sessions.pop(attempt, None):
+            self._size -= session.size
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        while self._size > self._most_bytes and len(self._sessions) > 1:
+            self.forget(next(iter(self._sessions)))
 
 
-def history_of(messages: Sequence[Message], tools: list[Any] | None, kwargs: dict[str, Any]) -> History:
-    """Return the digests of normalised `messages` under these tools and template arguments."""
-    digest = blake2b(msgspec.json.encode([tools, kwargs], order="sorted"), digest_size=16).digest()
-    return History(messages=list(messages), digests=list(accumulate(messages, step, initial=digest)))
+def setting_of(tools: list[Any] | None, kwargs: dict[str, Any]) -> bytes:
+    """Return the digest of what a conversation is held under."""
+    return _digest(msgspec.json.encode([tools, kwargs], order="sorted"))
+
+
+def history_of(messages: Sequence[Message], setting: bytes) -> History:
+    """Return the digests of normalised messages."""
+    return History(setting=setting, messages=[], digests=[setting]).extended(messages)
+
+
+def after(digest: bytes, messages: Sequence[Message]) -> bytes:
+    """Return the digest of a conversation with more normalised messages."""
+    return reduce(step, messages, digest)
 
 
 def step(digest: bytes, message: Message) -> bytes:
     """Return the digest of a conversation with one more normalised message."""
-    return blake2b(digest + canonical(message), digest_size=16).digest()
+    return _digest(digest + canonical(message))
 
 
 def remember(store: "OrderedDict[Any, ValueT]", key: Any, value: ValueT, *, most: int) -> None:
@@ -121,9 +230,11 @@ def remember(store: "OrderedDict[Any, ValueT]", key: Any, value: ValueT, *, most
         store.popitem(last=False)
 
 
-def _echoes(reply: Message) -> list[Message]:
-    """Return the shapes in which clients send a reply back: as it was, or without the text beside tool calls."""
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=16).digest()
+
+
+def echoes_of(reply: Message) -> tuple[Message, Message]:
+    """Return the two shapes in which clients send a reply back: as it was, and without the text beside tool calls."""
     [echo] = normalised([reply])
-    if echo.get("tool_calls") and echo["content"]:
-        return [echo, echo | {"content": ""}]
-    return [echo]
+    return echo, echo | {"content": ""} if echo.get("tool_calls") else echo

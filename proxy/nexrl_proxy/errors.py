@@ -17,12 +17,14 @@ class ApiError(NexrlError):
         kind: str = "invalid_request_error",
         param: str | None = None,
         code: str | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
         self.param = param
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 def unsupported(param: str, message: str) -> ApiError:

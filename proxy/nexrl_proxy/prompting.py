@@ -5,18 +5,20 @@ dummy conversation with and without the new messages: history is never rendered 
 """
 
 import secrets
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from msgspec import Struct
 
-from nexrl.records import Int32s
-from nexrl_proxy.conversation import Held, History, Session
+from nexrl.records import Int32s, pack
+from nexrl_proxy.conversation import IDS, TEXT, Held, History, Session
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.messages import Message, normalised
 from nexrl_proxy.render import Renderer
 
 SENTINEL = f"nexrl{secrets.token_hex(8)}"
+HistoryPolicy = Literal["append", "template"]
+"""What happens to turns that were: they stay as they were sampled, or the template renders them anew each time."""
 
 
 class Prompt(Struct, frozen=True, kw_only=True, eq=False):
@@ -27,64 +29,147 @@ class Prompt(Struct, frozen=True, kw_only=True, eq=False):
     """The ids the parent does not have; all of them without a parent."""
     parent: Held | None = None
     covered: int = 0
-    """Number of messages that are the parent's, its reply included."""
+    """Number of messages that are the parent's, its reply included; of a raw text, characters."""
     drift: str | None = None
+    forced: str = ""
+    """Text the reply was made to begin with; the prompt ends with it."""
+
+    def beginning(self, forced: str, ids: Int32s) -> "Prompt":
+        """Return the prompt with a reply that begins with `forced`."""
+        return Prompt(
+            ids=Int32s([*self.ids, *ids]),
+            delta=Int32s([*self.delta, *ids]),
+            parent=self.parent,
+            covered=self.covered,
+            drift=self.drift,
+            forced=forced,
+        )
 
 
 def prompt_of(
-    history: History, session: Session, renderer: Renderer, *, tools: list[Any] | None, kwargs: dict[str, Any]
+    history: History,
+    session: Session,
+    renderer: Renderer,
+    *,
+    tools: list[Any] | None,
+    kwargs: dict[str, Any],
+    policy: HistoryPolicy = "append",
 ) -> Prompt:
-    """Return the prompt; `drift` says why a new chain opens where one should have been extended."""
+    """Return the prompt; `drift` says why a new chain opens where one should have been extended.
+
+    `history` holds every message.
+    """
+    if policy == "append" and (prompt := continued(history, session, renderer, tools=tools, kwargs=kwargs)):
+        return prompt
+    text = renderer.render(history.messages, tools=tools, kwargs=kwargs, generate=True)
+    ids = renderer.encode(text)
     found = session.find(history)
-    if found:
-        held, covered = found
-        delta = continuation(renderer, held, history.messages[covered:], tools=tools, kwargs=kwargs)
-        if delta is not None:
+    if found is None:
+        return Prompt(ids=ids, delta=ids, drift=session.drifted(history))
+    if policy == "append":
+        return Prompt(ids=ids, delta=ids, drift="template")
+    before = found.call.ids()
+    if ids[: len(before)] == before:
+        return Prompt(ids=ids, delta=Int32s(ids[len(before) :]), parent=found.call, covered=found.covered)
+    same_text = text.startswith("".join(map(renderer.literal, before)))
+    return Prompt(ids=ids, delta=ids, drift="retokenised" if same_text else "template")
+
+
+def continued(
+    history: History, session: Session, renderer: Renderer, *, tools: list[Any] | None, kwargs: dict[str, Any]
+) -> Prompt | None:
+    """Return the prompt that extends a held call; None where none is continued, or the template does not allow it.
+
+    `history` may lack messages before those that matter.
+    """
+    found = session.find(history)
+    if found is None:
+        return None
+    new = history.messages[found.covered - history.start :]
+    delta = continuation(renderer, found.call, new, tools=tools, kwargs=kwargs, setting=history.setting)
+    if delta is None:
+        return None
+    ids = found.call.ids()
+    ids.extend(delta)
+    edited = any(message["role"] == "assistant" for message in new)
+    drift = "edited" if edited else None
+    return Prompt(ids=ids, delta=delta, parent=found.call, covered=found.covered, drift=drift)
+
+
+def raw_prompt(prompt: str | Int32s, session: Session, renderer: Renderer) -> Prompt:
+    """Return the prompt that is given as it is; it extends a held call whose prompt and completion it begins with."""
+    if not isinstance(prompt, str):
+        found = session.raw.longest(IDS, pack(prompt))
+        covered = found[0] // prompt.itemsize if found else 0
+        return Prompt(ids=prompt, delta=Int32s(prompt[covered:]), parent=found[1] if found else None, covered=covered)
+    data = prompt.encode(errors="surrogatepass")
+    if found := session.raw.longest(TEXT, data):
+        length, held = found
+        rest = data[length:].decode(errors="surrogatepass")
+        closing = renderer.literal(held.completion[-1]) if held.ended else ""
+        if rest.startswith(closing):
+            delta = renderer.encode(rest[len(closing) :])
             ids = held.ids()
             ids.extend(delta)
-            return Prompt(ids=ids, delta=delta, parent=held, covered=covered)
-    ids = renderer.encode(renderer.render(history.messages, tools=tools, kwargs=kwargs, generate=True))
-    edited = "edited" if history.has_reply and len(session) else None
-    return Prompt(ids=ids, delta=ids, drift="template" if found else edited)
+            return Prompt(ids=ids, delta=delta, parent=held, covered=len(prompt) - len(rest))
+    ids = renderer.encode(prompt)
+    return Prompt(ids=ids, delta=ids)
 
 
 def continuation(
-    renderer: Renderer, held: Held, new: Sequence[Message], *, tools: list[Any] | None, kwargs: dict[str, Any]
+    renderer: Renderer,
+    held: Held,
+    new: Sequence[Message],
+    *,
+    tools: list[Any] | None,
+    kwargs: dict[str, Any],
+    setting: bytes = b"",
 ) -> Int32s | None:
     """Return the tokens after a held call: the end of its turn, the new messages, the generation prompt.
 
     None where the template's renderings of a history with and without the new messages do not extend each other.
+    `setting` stands for tools and arguments, so that what depends on them alone is rendered once.
     """
 
     def render(messages: list[Message], *, generate: bool) -> str:
         return renderer.render(messages, tools=tools, kwargs=kwargs, generate=generate)
 
-    dummy = _dummy(held.reply)
+    dummy, plain_dummy = _dummy(held.tool_calls), _dummy(None)
     try:
-        turn = render(dummy, generate=False)
-        added = text_after(turn, render([*dummy, *new], generate=True))
-        plain = tail_of(render(_dummy({}), generate=False))
+        plain = renderer.remembered(setting, lambda: render(plain_dummy, generate=False))
+        turn = render(dummy, generate=False) if held.tool_calls else plain
+        longer = render([*dummy, *new], generate=True)
     except ApiError:
         return None
     last = renderer.literal(held.completion[-1]) if held.ended and held.completion else ""
-    closing = closing_of(tail_of(turn) or turn, plain, last, called="tool_calls" in dummy[-1])
+    added = text_after(turn, longer, last, renderer.control_at)
+    tail = tail_of(turn)
+    closing = closing_of(turn if tail is None else tail, tail_of(plain), last, called=bool(held.tool_calls))
     if added is None or closing is None:
         return None
-    return _encoded_after(renderer, last, closing + added)
+    following = closing + added
+    if not closing and last and following.startswith(last):  # GLM ends a turn with the token that opens the next one
+        following = following[len(last) :]
+    return _encoded_after(renderer, last, following)
 
 
-def text_after(turn: str, longer: str) -> str | None:
+def text_after(turn: str, longer: str, last: str, control_at: Callable[[str], str]) -> str | None:
     """Return what a longer rendering adds to a turn.
 
     Where the template renders earlier parts of a turn differently once it is history (dropped reasoning, say), what
-    stands behind the reply's content decides. None where that differs too.
+    stands behind the reply's content decides; another control token in place of `last`, with which the model ended
+    it, ends it as well (gpt-oss: `<|return|>`, later `<|end|>`). None where more than that differs.
     """
     if longer.startswith(turn):
         return longer[len(turn) :]
     before, after = tail_of(turn), tail_of(longer)
-    if before is None or after is None or not after.startswith(before):
+    if before is None or after is None:
         return None
-    return after[len(before) :]
+    if after.startswith(before):
+        return after[len(before) :]
+    if before == last and (ending := control_at(after)):
+        return after[len(ending) :]
+    return None
 
 
 def closing_of(tail: str, plain: str | None, last: str, *, called: bool) -> str | None:
@@ -107,8 +192,8 @@ def tail_of(rendering: str) -> str | None:
     return tail if found else None
 
 
-def _dummy(reply: Message) -> list[Message]:
-    [echo] = normalised([{"role": "assistant", "content": SENTINEL, "tool_calls": reply.get("tool_calls")}])
+def _dummy(tool_calls: list[Any] | None) -> list[Message]:
+    [echo] = normalised([{"role": "assistant", "content": SENTINEL, "tool_calls": tool_calls}])
     return [{"role": "user", "content": "u"}, echo]
 
 

@@ -1,4 +1,4 @@
-"""One completion as its reader sees it: ids in, events out, and at the end the assistant message.
+"""One completion as its reader sees it: ids in, deltas out, and at the end the assistant message.
 
 Joins the text decoder, the stop strings and the parser. Streamed and plain replies both come from here, so they agree.
 """
@@ -7,30 +7,80 @@ import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from msgspec import Struct
+
 from nexrl_proxy.parsers import Content, Event, Malformed, Parser, Reasoning, ToolCall
-from nexrl_proxy.text import StopCut, Vocabulary
+from nexrl_proxy.text import NothingDecoder, StopCut, Vocabulary
+
+
+class Called(Struct, frozen=True):
+    """A whole tool call."""
+
+    index: int
+    """Its place among the calls of the message."""
+    id: str
+    name: str
+    arguments: str
+    """JSON, as the model spelled it."""
+
+
+Delta = Content | Reasoning | Called
+"""What a piece of a completion adds to the assistant message."""
 
 
 class Reader:
     """Reads one completion; feed it every id once, then finish."""
 
-    def __init__(self, vocabulary: Vocabulary, parser: Parser, stops: Sequence[str] = ()) -> None:
-        self._decoder = vocabulary.decoder()
+    def __init__(
+        self, vocabulary: Vocabulary | None, parser: Parser, stops: Sequence[str] = (), *, call_prefix: str = "call_"
+    ) -> None:
+        """`vocabulary` is None for an engine that returns text: then there is only something to `hear`."""
+        self._decoder = vocabulary.decoder() if vocabulary else NothingDecoder()
         self._cut = StopCut(stops)
         self._parser = parser
+        self._call_prefix = call_prefix
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[dict[str, Any]] = []
+        self._answers = False
+        self._read = 0
+        """Tokens before the answer."""
         self.malformed_tool_call = False
 
-    def push(self, ids: Iterable[int]) -> list[dict[str, Any]]:
-        """Return the deltas that became certain, in OpenAI's shape of an assistant message."""
-        return self._deltas(self._parser.push(self._cut.push(self._decoder.push(ids))))
+    def begin(self, forced: str) -> list[Delta]:
+        """Take the text a reply was made to begin with."""
+        return self._deltas(self._parser.push(forced))
 
-    def finish(self) -> list[dict[str, Any]]:
+    def push(self, ids: Sequence[int]) -> list[Delta]:
+        """Return the deltas that became certain."""
+        if self._answers:
+            return self._deltas(self._parser.push(self._cut.push(self._decoder.push(ids))))
+        deltas: list[Delta] = []
+        for place, token in enumerate(ids):  # one by one, to count those that are reasoning
+            deltas += self._deltas(self._parser.push(self._cut.push(self._decoder.push((token,)))))
+            if self._answers:
+                return deltas + self.push(ids[place + 1 :])
+            self._read += 1
+        return deltas
+
+    def hear(self, deltas: Sequence[Delta]) -> list[Delta]:
+        """Take what an engine that returns text said."""
+        for delta in deltas:
+            if isinstance(delta, Called):
+                self._calls.append(_call(delta))
+            else:
+                (self._content if isinstance(delta, Content) else self._reasoning).append(delta.text)
+        return list(deltas)
+
+    def finish(self) -> list[Delta]:
         """Return what was held back."""
         rest = self._cut.push(self._decoder.finish()) + self._cut.finish()
         return self._deltas([*self._parser.push(rest), *self._parser.finish()])
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Number of tokens before the answer, where there was reasoning."""
+        return self._read if self._reasoning else 0
 
     @property
     def message(self) -> dict[str, Any]:
@@ -42,30 +92,28 @@ class Reader:
             message["tool_calls"] = self._calls
         return message
 
-    @property
-    def called_tools(self) -> bool:
-        return bool(self._calls)
-
-    def _deltas(self, events: Iterable[Event]) -> list[dict[str, Any]]:
+    def _deltas(self, events: Iterable[Event]) -> list[Delta]:
         return [self._delta(event) for event in events]
 
-    def _delta(self, event: Event) -> dict[str, Any]:
+    def _delta(self, event: Event) -> Delta:
+        if isinstance(event, Reasoning):
+            self._reasoning.append(event.text)
+            return event
+        self._answers = True
         match event:
-            case Reasoning(text):
-                self._reasoning.append(text)
-                return {"reasoning_content": text}
             case ToolCall(name, arguments):
-                call = {
-                    "id": f"call_{secrets.token_hex(12)}",
-                    "type": "function",
-                    "function": {"name": name, "arguments": arguments},
-                }
-                self._calls.append(call)
-                return {"tool_calls": [{"index": len(self._calls) - 1, **call}]}
+                called = Called(len(self._calls), f"{self._call_prefix}{secrets.token_hex(12)}", name, arguments)
+                self._calls.append(_call(called))
+                return called
             case Malformed(text):
                 self.malformed_tool_call = True
                 self._content.append(text)
-                return {"content": text}
+                return Content(text)
             case Content(text):
                 self._content.append(text)
-                return {"content": text}
+                return event
+
+
+def _call(called: Called) -> dict[str, Any]:
+    function = {"name": called.name, "arguments": called.arguments}
+    return {"id": called.id, "type": "function", "function": function}

@@ -2,50 +2,115 @@
 
 import asyncio
 import contextlib
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import aiohttp
 import typer
 from aiohttp import web
+from msgspec import Struct
 
 from nexrl.errors import ConfigError, NexrlError
 from nexrl.keys import admin_key
 from nexrl.service import serve_until_stopped
-from nexrl_proxy.app import Access, make_app
+from nexrl_proxy.app import make_app
 from nexrl_proxy.conversation import Sessions
-from nexrl_proxy.engine import EngineClient, engine_session
-from nexrl_proxy.parsers.choose import Parsers
+from nexrl_proxy.engines.kinds import KINDS, Serving, engines_of
+from nexrl_proxy.engines.pool import Pool
+from nexrl_proxy.limits import BODY_MB, Limits
+from nexrl_proxy.operating import Access
+from nexrl_proxy.parsers.choose import REASONING_PARSERS, TOOL_PARSERS, Parsers
+from nexrl_proxy.planning import Planner, Plans, SpokenPlanner
+from nexrl_proxy.policy import SamplingPolicy, policy_of
+from nexrl_proxy.prompting import HistoryPolicy
 from nexrl_proxy.recorder import Recorder
-from nexrl_proxy.render import Renderer, template_of
-from nexrl_proxy.sampling import Sampler
+from nexrl_proxy.render import Renderer
+from nexrl_proxy.restoring import Restorer
+from nexrl_proxy.sampling import Reading, Sampler
 from nexrl_proxy.spool import Spool
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from nexrl_proxy.template import template_of
 
 SHUTDOWN_TIMEOUT_S = 1.0
+ENGINE_KEY_VARIABLE = "NEXRL_ENGINE_KEY"
+HISTORIES = ("append", "template")
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything the proxy is started with."""
+
+    engine: str
+    serving: Serving
+    model: Path | None
+    ingest: str
+    data: Path
+    access: Access
+    served_model: str
+    tool_parser: str = "auto"
+    reasoning_parser: str = "auto"
+    policy: SamplingPolicy = SamplingPolicy()
+    history: HistoryPolicy = "append"
+    body_mb: int = BODY_MB
+    per_minute: int | None = None
 
 
 def proxy(
-    engine: Annotated[str, typer.Option(help="The engine's base URL, http://HOST:PORT.")],
-    model: Annotated[
-        Path, typer.Option(help="Model directory: tokenizer.json, chat template, config.json; no weights needed.")
-    ],
+    engine: Annotated[str, typer.Option(help="Base URLs of the engines, http://HOST:PORT, separated by commas.")],
     ingest: Annotated[str, typer.Option(help="Where spans go: the base URL of `nexrl ingest`.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Model directory: tokenizer.json, chat template, config.json; no weights needed. "
+            "Not used with --engine-kind openai."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
     engine_kind: Annotated[
-        str, typer.Option(help="What serves there: sglang, or the embedded engine, which speaks the same.")
+        str,
+        typer.Option(
+            help=f"What serves there: {', '.join(KINDS)}. The embedded engine speaks sglang. openai is any server with "
+            "/v1/chat/completions: recorded, but not exact, so not trained. A key is read from "
+            f"{ENGINE_KEY_VARIABLE}."
+        ),
     ] = "sglang",
+    engine_model: Annotated[
+        str | None, typer.Option(help="The name an openai engine has for the model. [default: the client's]")
+    ] = None,
+    processed_logprobs: Annotated[
+        bool,
+        typer.Option("--processed-logprobs", help="vLLM was started with --logprobs-mode processed_logprobs."),
+    ] = False,
     data: Annotated[Path, typer.Option(help="Directory for spans not yet delivered, and for the admin key.")] = Path(
         "nexrl-proxy"
     ),
-    tool_parser: Annotated[str, typer.Option(help="auto (from the chat template), hermes, or none.")] = "auto",
-    reasoning_parser: Annotated[str, typer.Option(help="none, or think (<think>...</think>).")] = "none",
+    tool_parser: Annotated[
+        str, typer.Option(help=f"{', '.join(TOOL_PARSERS)}; auto: from the chat template.")
+    ] = "auto",
+    reasoning_parser: Annotated[
+        str, typer.Option(help=f"{', '.join(REASONING_PARSERS)}; auto: from the chat template.")
+    ] = "auto",
+    sampling: Annotated[
+        str,
+        typer.Option(
+            help="Sampling parameters to force, or to use where a request says nothing, as JSON by mode: "
+            '{"train": {"force": {"temperature": 1.0}}, "eval": {"default": {"top_p": 0.9}}}.'
+        ),
+    ] = "{}",
+    history: Annotated[
+        str,
+        typer.Option(
+            help="append: earlier turns stay as they were sampled. template: the chat template renders them anew, and "
+            "a chain ends where that changes them."
+        ),
+    ] = "append",
     require_session: Annotated[
         bool, typer.Option("--require-session", help="Refuse calls that name no attempt (401).")
     ] = False,
+    max_body_mb: Annotated[int, typer.Option(help="Largest request body, MiB.", min=1)] = BODY_MB,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(help="Most requests a session may make a minute (429). [default: no limit]", min=1)
+    ] = None,
     served_model: Annotated[
         str | None, typer.Option(help="Name listed by /v1/models. [default: the model directory's name]")
     ] = None,
@@ -53,66 +118,85 @@ def proxy(
         bool, typer.Option("--exit-with-parent", help="Stop when standard input closes.")
     ] = False,
 ) -> None:
-    """Serve the OpenAI API in front of an engine, and record every call exactly as the engine saw it.
+    """Serve the OpenAI and Anthropic APIs in front of an engine, and record every call exactly as the engine saw it.
 
     Agents use http://HOST:PORT/v1 with an attempt key (`nexrl key ATTEMPT`), or http://HOST:PORT/s/ATTEMPT/v1.
     """
+    serving = Serving(
+        kind=engine_kind,
+        key=os.environ.get(ENGINE_KEY_VARIABLE),
+        model=engine_model,
+        processed_logprobs=processed_logprobs,
+    )
     try:
-        check_engine(engine, engine_kind)
-        parsers = Parsers(tools=tool_parser, reasoning=reasoning_parser, template=template_of(model))
-        renderer = Renderer(model, markers=parsers.markers)
-        access = Access(admin_key(data), require_session)
-        name = served_model or model.resolve().name
-        asyncio.run(
-            serve(
-                engine=engine,
-                ingest=ingest,
-                renderer=renderer,
-                parsers=parsers,
-                access=access,
-                data=data,
-                model=name,
-                at=(host, port),
-                exit_with_parent=exit_with_parent,
-            )
+        settings = Settings(
+            engine=engine,
+            serving=serving,
+            model=model,
+            ingest=ingest,
+            data=data,
+            access=Access(admin_key(data), require_session),
+            served_model=served_model or (model.resolve().name if model else engine_model or "upstream"),
+            tool_parser=tool_parser,
+            reasoning_parser=reasoning_parser,
+            policy=policy_of(sampling),
+            history=_history(history),
+            body_mb=max_body_mb,
+            per_minute=requests_per_minute,
         )
+        asyncio.run(serve(settings, reading_of(settings), at=(host, port), exit_with_parent=exit_with_parent))
     except NexrlError as error:
         typer.echo(f"nexrl proxy: {error}", err=True)
         raise typer.Exit(2) from error
 
 
-async def serve(
-    *,
-    engine: str,
-    ingest: str,
-    renderer: Renderer,
-    parsers: Parsers,
-    access: Access,
-    data: Path,
-    model: str,
-    at: tuple[str, int],
-    exit_with_parent: bool,
-) -> None:
+async def serve(settings: Settings, reading: Reading | None, *, at: tuple[str, int], exit_with_parent: bool) -> None:
     """Serve until the process is asked to stop."""
     async with contextlib.AsyncExitStack() as stack:
-        recorder = Recorder(
-            Spool(data / "spool"),
-            ingest=ingest,
-            admin_key=access.admin_key,
-            http=await stack.enter_async_context(aiohttp.ClientSession()),
-        )
-        sampler = Sampler(
-            engine=EngineClient(engine, await stack.enter_async_context(engine_session())),
-            renderer=renderer,
-            parsers=parsers,
-            recorder=recorder,
-            sessions=Sessions(),
-        )
-        runner = runner_of(make_app(sampler=sampler, recorder=recorder, access=access, model=model))
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        runner = runner_of(app_of(settings, reading, http))
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         port = await listen(runner, *at)
         await serve_until_stopped(at[0], port, exit_with_parent=exit_with_parent)
+
+
+def app_of(settings: Settings, reading: Reading | None, http: aiohttp.ClientSession) -> web.Application:
+    """Return the proxy; `http` reaches ingest. Raises ConfigError."""
+    key, sessions = settings.access.admin_key, Sessions()
+    pool = Pool(engines_of(settings.engine, settings.serving))
+    recorder = Recorder(Spool(settings.data / "spool"), ingest=settings.ingest, admin_key=key, http=http)
+    sampler = Sampler(pool=pool, reading=reading, recorder=recorder, sessions=sessions)
+    planner: Plans = SpokenPlanner(sessions=sessions, policy=settings.policy)
+    if reading:
+        planner = Planner(
+            renderer=reading.renderer,
+            parsers=reading.parsers,
+            sessions=sessions,
+            restorer=Restorer(ingest=settings.ingest, admin_key=key, eos=reading.renderer.eos, http=http),
+            policy=settings.policy,
+            history=settings.history,
+        )
+    return make_app(
+        planner=planner,
+        sampler=sampler,
+        recorder=recorder,
+        access=settings.access,
+        model=settings.served_model,
+        limits=Limits(body_mb=settings.body_mb, per_minute=settings.per_minute),
+    )
+
+
+def reading_of(settings: Settings) -> Reading | None:
+    """Load what completions are read with, None for engines that return text; raises ConfigError."""
+    if settings.serving.kind == "openai":
+        return None
+    if settings.model is None:
+        raise ConfigError("--model is missing: give the directory of the model the engine serves")
+    parsers = Parsers(
+        tools=settings.tool_parser, reasoning=settings.reasoning_parser, template=template_of(settings.model)
+    )
+    return Reading(Renderer(settings.model, markers=parsers.markers, endings=parsers.endings), parsers)
 
 
 def runner_of(app: web.Application) -> web.AppRunner:
@@ -129,12 +213,7 @@ async def listen(runner: web.AppRunner, host: str, port: int) -> int:
     return runner.addresses[0][1]
 
 
-def check_engine(url: str, kind: str) -> None:
-    """Raise ConfigError for an engine that is not supported."""
-    known: Mapping[str, str] = {"vllm": "not supported yet", "openai": "not supported yet"}
-    if kind != "sglang":
-        raise ConfigError(f"--engine-kind {kind}: {known.get(kind, 'unknown')}; use sglang")
-    if "," in url:
-        raise ConfigError(f"--engine {url}: several engines are not supported yet; give one URL")
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"--engine {url}: give a URL like http://127.0.0.1:30000")
+def _history(given: str) -> HistoryPolicy:
+    if given not in HISTORIES:
+        raise ConfigError(f"--history {given}: choose from {', '.join(HISTORIES)}")
+    return given

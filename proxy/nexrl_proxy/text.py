@@ -46,6 +46,12 @@ class Vocabulary:
             known = self._bytes[token] = self._spell(token)
         return known
 
+    def raw(self, token: int) -> bytes:
+        """Return a single token's bytes, special tokens included; perhaps half a character."""
+        if token in self._added or not self._byte_level:
+            return self.literal(token).encode()
+        return self.bytes_of(token)
+
     def literal(self, token: int) -> str:
         """Return a single token as text, special tokens included."""
         return self._added.get(token) or self.tokenizer.decode([token], skip_special_tokens=False)
@@ -57,6 +63,17 @@ class Vocabulary:
         if all(character in BYTE_OF for character in piece):
             return bytes(BYTE_OF[character] for character in piece)
         return piece.encode()
+
+
+class NothingDecoder:
+    """For engines that return text: there are no ids."""
+
+    def push(self, ids: Iterable[int]) -> str:
+        assert not list(ids)
+        return ""
+
+    def finish(self) -> str:
+        return ""
 
 
 class ByteDecoder:

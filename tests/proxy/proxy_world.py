@@ -13,15 +13,23 @@ from stub_ingest import StubIngest
 
 from nexrl.keys import attempt_key
 from nexrl.records import Call
-from nexrl_proxy.app import Access, make_app
+from nexrl_proxy.app import make_app
 from nexrl_proxy.conversation import Sessions
-from nexrl_proxy.engine import EngineClient, engine_session
+from nexrl_proxy.engines.kinds import Serving, engines_of
+from nexrl_proxy.engines.pool import Pool
+from nexrl_proxy.limits import Limits
+from nexrl_proxy.operating import Access
 from nexrl_proxy.parsers.choose import Parsers
+from nexrl_proxy.planning import Planner
+from nexrl_proxy.policy import SamplingPolicy
+from nexrl_proxy.prompting import HistoryPolicy
 from nexrl_proxy.recorder import Recorder
-from nexrl_proxy.render import Renderer, template_of
-from nexrl_proxy.sampling import Sampler
+from nexrl_proxy.render import Renderer
+from nexrl_proxy.restoring import Restorer
+from nexrl_proxy.sampling import Reading, Sampler
 from nexrl_proxy.serve import listen, runner_of
 from nexrl_proxy.spool import Spool
+from nexrl_proxy.template import template_of
 
 ADMIN = "an-admin-key-for-tests"
 
@@ -93,26 +101,47 @@ class World:
 
 @contextlib.asynccontextmanager
 async def world_of(
-    model: Path, data: Path, *, reasoning: str = "none", require_session: bool = False
+    model: Path,
+    data: Path,
+    *,
+    reasoning: str = "none",
+    tools: str = "auto",
+    require_session: bool = False,
+    policy: SamplingPolicy | None = None,
+    history: HistoryPolicy = "append",
+    limits: Limits | None = None,
 ) -> AsyncIterator[World]:
-    parsers = Parsers(tools="auto", reasoning=reasoning, template=template_of(model))
-    world = World(Renderer(model, markers=parsers.markers))
+    parsers = Parsers(tools=tools, reasoning=reasoning, template=template_of(model))
+    world = World(Renderer(model, markers=parsers.markers, endings=parsers.endings))
+    sessions = Sessions()
     async with contextlib.AsyncExitStack() as stack:
         enter = stack.enter_async_context
         engine_url, ingest_url = await enter(served(world.engine.app)), await enter(served(world.ingest.app))
         world.http = await enter(aiohttp.ClientSession())
-        world.recorder = Recorder(
-            Spool(data), ingest=ingest_url, admin_key=ADMIN, http=await enter(aiohttp.ClientSession())
-        )
+        http = await enter(aiohttp.ClientSession())
+        world.recorder = Recorder(Spool(data), ingest=ingest_url, admin_key=ADMIN, http=http)
         world.sampler = Sampler(
-            engine=EngineClient(engine_url, await enter(engine_session())),
+            pool=Pool(engines_of(engine_url, Serving())),
+            reading=Reading(world.renderer, parsers),
+            recorder=world.recorder,
+            sessions=sessions,
+        )
+        planner = Planner(
             renderer=world.renderer,
             parsers=parsers,
-            recorder=world.recorder,
-            sessions=Sessions(),
+            sessions=sessions,
+            restorer=Restorer(ingest=ingest_url, admin_key=ADMIN, eos=world.renderer.eos, http=http),
+            policy=policy,
+            history=history,
         )
-        access = Access(ADMIN, require_session)
-        app = make_app(sampler=world.sampler, recorder=world.recorder, access=access, model="tiny")
+        app = make_app(
+            planner=planner,
+            sampler=world.sampler,
+            recorder=world.recorder,
+            access=Access(ADMIN, require_session),
+            model="tiny",
+            limits=limits,
+        )
         world.url = await enter(served(app))
         yield world
 

@@ -1,10 +1,7 @@
 """What the engine does wrong, and what the agent is told."""
 
 import pytest
-from proxy_world import served
-from scripted_engine import Line, ScriptedEngine
-
-from nexrl_proxy.engine import EngineClient, engine_session, versions_of
+from scripted_engine import Line
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -14,7 +11,7 @@ def quick_retries(monkeypatch):
     async def at_once(_: int) -> None:
         return
 
-    monkeypatch.setattr("nexrl_proxy.sampling.backoff", at_once)
+    monkeypatch.setattr("nexrl_proxy.sampling._backoff", at_once)
 
 
 async def test_a_refusal_of_the_engine_is_the_clients_400(world):
@@ -69,21 +66,3 @@ async def test_one_failed_choice_does_not_lose_the_others(world):
     status, _ = await world.post({"messages": HELLO, "n": 2})
     assert status == 400
     assert len(await world.recorded()) == 1
-
-
-@pytest.mark.parametrize("shape", ["cumulative", "delta"])
-async def test_streams_of_either_shape_add_up_to_what_was_sampled(shape):
-    engine = ScriptedEngine()
-    line = Line(ids=[5, 6, 7, 7], shape=shape)
-    engine.script = lambda _: line
-    async with served(engine.app) as url, engine_session() as http:
-        async for completion in EngineClient(url, http).stream("r", [1], {}):
-            last = completion
-    assert (list(last.ids), list(last.logprobs), last.exact) == (line.ids, line.logprobs, True)
-
-
-def test_versions_follow_the_engines_spans_and_fall_back_to_its_one_version():
-    spans = [{"version": "4", "start": 0, "end": 2}, {"version": "5", "start": 2, "end": 9}]
-    assert list(versions_of(spans, "5", 3)) == [4, 4, 5]
-    assert list(versions_of(None, "7", 2)) == [7, 7]
-    assert list(versions_of(None, "default", 2)) == [0, 0]

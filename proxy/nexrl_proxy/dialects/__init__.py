@@ -1,6 +1,7 @@
 """Wire formats agents speak. A dialect decodes a request into an `Ask` and shapes answers; it does nothing else.
 
-A new one is a class like `chat.ChatDialect` and a line in `app`.
+Inside, every conversation is chat messages, whatever it came in as; how an answer is spelled again is the `Answer`'s.
+A new dialect is a class like `chat.ChatDialect` and a line in `app`.
 """
 
 from collections.abc import Sequence
@@ -8,9 +9,19 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from nexrl.records import Float32s, Int32s
+from nexrl.records import Int32s
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.messages import Message
+from nexrl_proxy.reading import Delta
+
+
+class Wire(Struct, frozen=True):
+    """Parts of a request's body as they stand there. Agents repeat themselves, and bytes are quick to recognise."""
+
+    messages: bytes
+    """A JSON array of chat messages."""
+    tools: bytes
+    """A JSON array of chat tools, or nothing."""
 
 
 class Ask(Struct, frozen=True, kw_only=True):
@@ -18,23 +29,41 @@ class Ask(Struct, frozen=True, kw_only=True):
 
     model: str
     dialect: str
-    messages: list[Message]
-    """As they arrived."""
-    tools: list[Any] | None
-    """As they arrived; None also where the request forbids their use."""
-    template: dict[str, Any]
+    messages: list[Message] = []
+    """As chat messages, where they do not stand in `wire`."""
+    wire: Wire | None = None
+    """Where the dialect's messages are chat messages as they stand."""
+    prompts: Sequence[str | Int32s] = ()
+    """Raw prompts, of text or of token ids, where the dialect has no messages; each is sampled `n` times."""
+    tools: list[Any] | None = None
+    """As chat tools."""
+    may_call: bool = True
+    """False: what looks like a tool call is text. The model still reads the tools, so that its prompt goes on."""
+    must_call: str | None = None
+    """The tool that the reply has to call; "" for any of them."""
+    template: dict[str, Any] = {}
     """Arguments for the chat template."""
-    sampling: dict[str, Any]
-    """In the engine's names; without `max_new_tokens`."""
-    max_tokens: int | None
+    sampling: dict[str, Any] = {}
+    """In SGLang's names, and only what the request sets; without `max_new_tokens` and `sampling_seed`."""
+    max_tokens: int | None = None
     """None: as many as the context holds."""
-    temperature: float
     stops: Sequence[str] = ()
     n: int = 1
     seed: int | None = None
     stream: bool = False
     include_usage: bool = False
+    """A stream ends with the usage, in dialects where that is a choice."""
     logprobs: bool = False
+    top_logprobs: int = 0
+    """Alternatives shown beside each token."""
+    previous: str | None = None
+    """The id of the reply this request goes on from; its messages are only what is new."""
+    request: bytes | None = None
+    """The body, where it is a chat completion request as it stands."""
+    instructed: bool = False
+    """The first message is instructions, which a request that goes on from the reply does not inherit."""
+    store: bool = False
+    """Later requests may go on from the reply by its id."""
 
 
 class TokenText(Struct, frozen=True):
@@ -43,48 +72,71 @@ class TokenText(Struct, frozen=True):
     text: str
     raw: bytes
     logprob: float
+    top: "list[TokenText]" = []
+    """The likeliest tokens in its place, likeliest first, where the request asks for them."""
 
 
 class Choice(Struct, frozen=True, kw_only=True):
     """One finished completion."""
 
     message: Message
+    """The assistant message: `content`, `reasoning_content`, `tool_calls`."""
     finish_reason: str
-    """As the engine said it."""
-    completion: Int32s
-    logprobs: Float32s
-    called_tools: bool
+    """As the engine said it: `stop`, `length` or `abort`."""
+    stop: str | None = None
+    """The stop string that ended it."""
+    tokens: list[TokenText] | None = None
+    """Where logprobs were asked for."""
+
+    @property
+    def called_tools(self) -> bool:
+        return "tool_calls" in self.message
 
 
 class Usage(Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    reasoning_tokens: int = 0
+
+
+class Opening(Struct, frozen=True, kw_only=True):
+    """What is known of a reply before anything is sampled."""
+
+    response: str
+    """Its id."""
+    model: str
+    """The name it shows."""
+    created: int
+    """Unix time in seconds."""
+    prompt_tokens: int
 
 
 class Answer(Protocol):
-    """Shapes everything that answers one request. Streams are server-sent events, returned as they go on the wire."""
+    """Shapes everything that answers one request; may keep state from event to event.
 
-    def whole(
-        self, choices: Sequence[Choice], usage: Usage, tokens: Sequence[Sequence[TokenText]] | None
-    ) -> dict[str, Any]:
-        """Return the plain reply; `tokens` are shown where logprobs were asked for."""
+    A stream is `first`, then `delta` and `last` for each choice (choices interleave), then `end`; or `failed` at any
+    place. Each returns server-sent events as they go on the wire, or nothing.
+    """
+
+    def whole(self, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
+        """Return the plain reply."""
         ...
 
-    def first(self, index: int) -> bytes:
-        """Open a choice."""
+    def first(self) -> bytes:
+        """Open the stream, and its choices."""
         ...
 
-    def delta(self, index: int, delta: dict[str, Any], tokens: Sequence[TokenText] | None) -> bytes:
-        """Add to a choice; the delta is a part of an assistant message."""
+    def delta(self, index: int, deltas: Sequence[Delta], tokens: Sequence[TokenText] | None) -> bytes:
+        """Add to a choice what one event of the engine brought; `tokens` are those, where logprobs were asked for."""
         ...
 
     def last(self, index: int, choice: Choice) -> bytes:
         """Close a choice."""
         ...
 
-    def end(self, usage: Usage | None) -> bytes:
-        """Close the stream; with the usage where that was asked for."""
+    def end(self, usage: Usage) -> bytes:
+        """Close the stream."""
         ...
 
     def failed(self, error: ApiError) -> bytes:
@@ -95,11 +147,16 @@ class Answer(Protocol):
 class Dialect(Protocol):
     """One wire format."""
 
+    response_prefix: str
+    """Reply ids begin with it."""
+    call_prefix: str
+    """Ids of tool calls begin with it."""
+
     def decode(self, body: bytes) -> Ask:
         """Return what a request asks for; raises ApiError."""
         ...
 
-    def answer(self, *, response: str, model: str, created: int) -> Answer:
+    def answer(self, ask: Ask, opening: Opening) -> Answer:
         """Return what shapes the answer to one request."""
         ...
 

@@ -4,51 +4,49 @@ What would change the result and is not supported is a 400 that names the parame
 (`user`, `metadata`, ...) is accepted. The answer's shapes are `chat_reply`.
 """
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
-from nexrl_proxy.dialects import Ask
+from nexrl_proxy.dialects import Ask, Opening, Wire
 from nexrl_proxy.dialects.chat_reply import ChatReply, error_body
+from nexrl_proxy.dialects.common import MOST_CHOICES, MOST_LOGPROBS, Sampled, param_of
 from nexrl_proxy.errors import ApiError, unsupported
-from nexrl_proxy.messages import Message
-
-MOST_CHOICES = 128
-MOST_STOPS = 16
 
 
 class StreamOptions(Struct):
     include_usage: bool | None = None
 
 
-class ChatRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+class JsonSchema(Struct):
+    schema: dict[str, Any] | None = None
+
+
+class ResponseFormat(Struct):
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+
+class ChatRequest(Sampled, forbid_unknown_fields=True, kw_only=True):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: list[Message]
+    messages: Raw
     model: str = ""
-    tools: list[dict[str, Any]] | None = None
+    tools: Raw = Raw()
     tool_choice: str | dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repetition_penalty: float | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    stop: str | list[str] | None = None
-    seed: int | None = None
     n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    # Refused where they ask for something.
     logit_bias: dict[str, float] | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
+    # Refused where they ask for something.
     modalities: list[str] | None = None
     audio: Any = None
     prediction: Any = None
@@ -74,11 +72,14 @@ _decoder = msgspec.json.Decoder(ChatRequest)
 class ChatDialect:
     """`POST /v1/chat/completions`."""
 
+    response_prefix = "chatcmpl-"
+    call_prefix = "call_"
+
     def decode(self, body: bytes) -> Ask:
         return decode(body)
 
-    def answer(self, *, response: str, model: str, created: int) -> ChatReply:
-        return ChatReply(response=response, model=model, created=created)
+    def answer(self, ask: Ask, opening: Opening) -> ChatReply:
+        return ChatReply(ask, opening)
 
     def error(self, error: ApiError) -> dict[str, Any]:
         return error_body(error)
@@ -89,67 +90,85 @@ def decode(body: bytes) -> Ask:
     try:
         request = _decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise ApiError(f"the request is not a chat completion: {error}", param=_param(str(error))) from error
+        raise ApiError(f"the request is not a chat completion: {error}", param=param_of(str(error))) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(f"the request is not JSON: {error}") from error
     _refuse_unsupported(request)
     _refuse_out_of_range(request)
-    temperature = 1.0 if request.temperature is None else request.temperature
+    tools = _tools(bytes(request.tools)) if bytes(request.tools) else None
     return Ask(
         model=request.model,
         dialect="chat",
-        messages=request.messages,
-        tools=None if request.tool_choice == "none" else request.tools or None,
+        wire=Wire(bytes(request.messages), bytes(request.tools)),
+        request=body,
+        tools=tools,
+        must_call=must_call(request.tool_choice, tools),
+        may_call=request.tool_choice != "none",
         template=request.chat_template_kwargs or {},
-        sampling=_sampling(request, temperature),
+        sampling=request.sampling(
+            logit_bias=request.logit_bias or None, json_schema=schema_of(request.response_format)
+        ),
         max_tokens=request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens,
-        temperature=temperature,
-        stops=_stops(request),
+        stops=request.stops,
         n=1 if request.n is None else request.n,
         seed=request.seed,
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         logprobs=bool(request.logprobs),
+        top_logprobs=request.top_logprobs or 0,
     )
 
 
-def _sampling(request: ChatRequest, temperature: float) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "temperature": temperature,
-        "top_p": request.top_p,
-        "top_k": request.top_k,
-        "min_p": request.min_p,
-        "frequency_penalty": request.frequency_penalty or None,
-        "presence_penalty": request.presence_penalty or None,
-        "repetition_penalty": None if request.repetition_penalty == 1 else request.repetition_penalty,
-        "stop": _stops(request) or None,
-    }
-    return {name: value for name, value in given.items() if value is not None}
+@lru_cache(maxsize=256)
+def _tools(raw: bytes) -> list[dict[str, Any]] | None:
+    """Return tool definitions; agents send the same ones with every request."""
+    try:
+        return msgspec.json.decode(raw, type=list[dict[str, Any]] | None) or None
+    except msgspec.ValidationError as error:
+        raise ApiError(f"tools: {error}", param="tools") from error
 
 
-def _stops(request: ChatRequest) -> list[str]:
-    stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
-    return [stop for stop in stops if stop]
+def must_call(choice: str | dict[str, Any] | None, tools: list[dict[str, Any]] | None) -> str | None:
+    """Return the tool that a reply has to call, "" for any, None for none; raises ApiError."""
+    match choice:
+        case None | "auto" | "none":
+            return None
+        case "required":
+            name = ""
+        case {"type": "function", "function": {"name": str(name)}} if name:
+            pass
+        case _:
+            message = f"tool_choice {choice!r}: use 'auto', 'none', 'required', or one function by its name"
+            raise ApiError(message, param="tool_choice")
+    known = [tool.get("function", {}).get("name") for tool in tools or ()]
+    if not known or (name and name not in known):
+        raise ApiError(f"tool_choice {choice!r}: tools has {known}; name one of them", param="tool_choice")
+    return name
+
+
+def schema_of(form: ResponseFormat | None) -> str | None:
+    """Return the JSON schema that a reply's text has to follow; raises ApiError."""
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return '{"type":"object"}'
+    if form.json_schema is None or form.json_schema.schema is None:
+        raise ApiError("response_format: json_schema.schema is missing", param="response_format")
+    return msgspec.json.encode(form.json_schema.schema).decode()
 
 
 def _refuse_unsupported(request: ChatRequest) -> None:
     refused = {
-        "tool_choice": request.tool_choice not in (None, "auto", "none"),
-        "logit_bias": bool(request.logit_bias),
-        "response_format": (request.response_format or {}).get("type", "text") != "text",
         "modalities": (request.modalities or ["text"]) != ["text"],
         "audio": request.audio is not None,
         "prediction": request.prediction is not None,
         "web_search_options": request.web_search_options is not UNSET,
         "functions": bool(request.functions),
         "function_call": request.function_call not in (None, "auto", "none"),
-        "top_logprobs": bool(request.top_logprobs),
     }
     remedy = {
-        "tool_choice": "use 'auto' or 'none'",
         "functions": "use `tools`",
         "function_call": "use `tool_choice`",
-        "top_logprobs": "leave it out; `logprobs` gives those of the sampled tokens",
     }
     for param, is_asked in refused.items():
         if is_asked:
@@ -157,26 +176,11 @@ def _refuse_unsupported(request: ChatRequest) -> None:
 
 
 def _refuse_out_of_range(request: ChatRequest) -> None:
-    ranges: list[tuple[str, float | None, float, float]] = [
-        ("temperature", request.temperature, 0, 100),
-        ("top_p", request.top_p, 1e-9, 1),
-        ("min_p", request.min_p, 0, 1),
-        ("n", request.n, 1, MOST_CHOICES),
-        ("max_tokens", request.max_tokens, 1, 2**31),
-        ("max_completion_tokens", request.max_completion_tokens, 1, 2**31),
-        ("stop", len(_stops(request)), 0, MOST_STOPS),
-        ("messages", len(request.messages), 1, 2**31),
-        ("seed", request.seed, -(2**63), 2**63 - 1),
-    ]
-    for param, value, low, high in ranges:
-        if value is not None and not low <= value <= high:
-            counted = "number of " if param in ("stop", "messages") else ""
-            raise ApiError(f"{counted}{param} is {value:g}: use {low:g} to {high:g}", param=param)
-
-
-def _param(message: str) -> str | None:
-    """Return the parameter a validation message is about, from its path or its field's name."""
-    _, found, path = message.partition("`$.")
-    if found:
-        return path.rstrip("`").split(".")[0].split("[")[0]
-    return message.split("`")[1] if "`" in message else None
+    request.refuse_out_of_range(
+        [
+            ("n", request.n, 1, MOST_CHOICES),
+            ("max_tokens", request.max_tokens, 1, 2**31),
+            ("max_completion_tokens", request.max_completion_tokens, 1, 2**31),
+            ("top_logprobs", request.top_logprobs, 0, MOST_LOGPROBS),
+        ]
+    )

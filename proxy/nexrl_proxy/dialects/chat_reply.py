@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 
-from nexrl_proxy.dialects import Choice, TokenText, Usage
+from nexrl_proxy.dialects import Ask, Choice, Opening, TokenText, Usage
 from nexrl_proxy.errors import ApiError
+from nexrl_proxy.parsers import Content, Reasoning
+from nexrl_proxy.reading import Called, Delta
 
 DONE = b"data: [DONE]\n\n"
 
@@ -17,47 +19,70 @@ DONE = b"data: [DONE]\n\n"
 class ChatReply:
     """Shapes everything that answers one request; its chunks share id, time and model."""
 
-    def __init__(self, *, response: str, model: str, created: int) -> None:
-        self._head = {"id": response, "created": created, "model": model}
+    def __init__(self, ask: Ask, opening: Opening) -> None:
+        self._choices = range(ask.n)
+        self._include_usage = ask.include_usage
+        self._head = {"id": opening.response, "created": opening.created, "model": opening.model}
 
-    def whole(
-        self, choices: Sequence[Choice], usage: Usage, tokens: Sequence[Sequence[TokenText]] | None
-    ) -> dict[str, Any]:
-        """Return the plain reply; `tokens` are shown where logprobs were asked for."""
+    def whole(self, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
+        """Return the plain reply."""
         shown = [
             {
                 "index": index,
                 "message": choice.message,
-                "logprobs": _logprobs(tokens[index]) if tokens is not None else None,
+                "logprobs": logprobs_of(choice.tokens) if choice.tokens is not None else None,
                 "finish_reason": finish_reason(choice),
             }
             for index, choice in enumerate(choices)
         ]
-        return {**self._head, "object": "chat.completion", "choices": shown, "usage": _usage(usage)}
+        return {**self._head, "object": "chat.completion", "choices": shown, "usage": usage_of(usage)}
 
-    def first(self, index: int) -> bytes:
-        """Return the chunk that opens a choice."""
-        return self.delta(index, {"role": "assistant", "content": ""})
+    def first(self) -> bytes:
+        """Return the chunks that open the choices."""
+        opened = {"role": "assistant", "content": ""}
+        return b"".join(self._piece(index, opened, None) for index in self._choices)
 
-    def delta(self, index: int, delta: dict[str, Any], tokens: Sequence[TokenText] | None = None) -> bytes:
-        logprobs = _logprobs(tokens) if tokens else None
-        return self._chunk([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}])
+    def delta(self, index: int, deltas: Sequence[Delta], tokens: Sequence[TokenText] | None) -> bytes:
+        """Return one chunk for what arrived at once; none where nothing is to be shown."""
+        if not deltas and not tokens:
+            return b""
+        return self._piece(index, _merged(deltas), tokens)
 
     def last(self, index: int, choice: Choice) -> bytes:
         """Return the chunk that closes a choice."""
         finish = {"index": index, "delta": {}, "logprobs": None, "finish_reason": finish_reason(choice)}
         return self._chunk([finish])
 
-    def end(self, usage: Usage | None) -> bytes:
+    def end(self, usage: Usage) -> bytes:
         """Close the stream, with the chunk `stream_options.include_usage` asks for."""
-        return (self._chunk([], usage=_usage(usage)) if usage else b"") + DONE
+        return (self._chunk([], usage=usage_of(usage)) if self._include_usage else b"") + DONE
 
     def failed(self, error: ApiError) -> bytes:
         """Close the stream with an error; clients raise it where they read it."""
         return event(error_body(error))
 
+    def _piece(self, index: int, delta: dict[str, Any], tokens: Sequence[TokenText] | None) -> bytes:
+        logprobs = logprobs_of(tokens) if tokens else None
+        return self._chunk([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}])
+
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return event({**self._head, "object": "chat.completion.chunk", "choices": choices, **more})
+
+
+def _merged(deltas: Sequence[Delta]) -> dict[str, Any]:
+    """Return deltas as one part of an assistant message."""
+    merged: dict[str, Any] = {}
+    for delta in deltas:
+        match delta:
+            case Content(text):
+                merged["content"] = merged.get("content", "") + text
+            case Reasoning(text):
+                merged["reasoning_content"] = merged.get("reasoning_content", "") + text
+            case Called(index, call, name, arguments):
+                function = {"name": name, "arguments": arguments}
+                shown = {"index": index, "id": call, "type": "function", "function": function}
+                merged.setdefault("tool_calls", []).append(shown)
+    return merged
 
 
 def finish_reason(choice: Choice) -> str:
@@ -77,18 +102,23 @@ def event(value: Any) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def usage_of(usage: Usage) -> dict[str, Any]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 
 
-def _logprobs(tokens: Sequence[TokenText]) -> dict[str, Any]:
-    content = [
-        {"token": token.text, "logprob": token.logprob, "bytes": list(token.raw), "top_logprobs": []}
-        for token in tokens
-    ]
-    return {"content": content, "refusal": None}
+def logprobs_of(tokens: Sequence[TokenText]) -> dict[str, Any]:
+    """Return tokens as OpenAI shows their logprobs."""
+    return {
+        "content": [{**_token(token), "top_logprobs": [*map(_token, token.top)]} for token in tokens],
+        "refusal": None,
+    }
+
+
+def _token(token: TokenText) -> dict[str, Any]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.raw)}

@@ -1,6 +1,6 @@
 """No tool calls: text is content."""
 
-from nexrl_proxy.parsers import Content, Event
+from nexrl_proxy.parsers import Content, Event, ToolFormat
 
 
 class PlainParser:
@@ -11,3 +11,6 @@ class PlainParser:
 
     def finish(self) -> list[Event]:
         return []
+
+
+FORMAT = ToolFormat(name="none", parser=lambda _: PlainParser(), forced=lambda _: None)

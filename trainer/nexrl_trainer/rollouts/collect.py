@@ -112,7 +112,8 @@ class Collector:
     async def _rollout(self, group: Group, index: int) -> None:
         async with self._slots:
             for tried in range(1, self._agent.attempts + 1):
-                attempt = Attempt(id=new_attempt_id(f"{group.id}-r{index:02d}"), group=group.id, rollout=index)
+                name = new_attempt_id(f"{group.id}-r{index:02d}", group.mode)
+                attempt = Attempt(id=name, group=group.id, rollout=index)
                 await self._ingest.put_attempt(attempt)
                 outcome = await self._attempt(group, attempt, last=tried == self._agent.attempts)
                 await self._ingest.put_outcome(attempt.id, outcome)

@@ -1,0 +1,84 @@
+"""SGLang, and the embedded engine, which speaks the same: `/generate` with token ids in, ids and logprobs out.
+
+A field is sent only where it is used, because the embedded engine refuses those it does not know. What the answers
+mean is `generated`.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from nexrl_proxy.engines import Completion, Work
+from nexrl_proxy.engines.asking import answers, bodies, quiet
+from nexrl_proxy.engines.connection import HttpError
+from nexrl_proxy.engines.failures import MULTIPLE_CHOICES, event_failure, lost
+from nexrl_proxy.engines.generated import Generated, Growth, decode
+from nexrl_proxy.engines.http import Upstream
+from nexrl_proxy.errors import ApiError
+
+ABORT_TIMEOUT_S = 10.0
+EMPTY = "the prompt is empty: send at least one token"
+
+
+class SglangEngine:
+    """One SGLang server."""
+
+    renders = False
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.url = upstream.url
+        self._upstream = upstream
+
+    def check(self, work: Work) -> None:
+        """Raise ApiError for an empty prompt; what SGLang takes of the parameters depends on how it was started."""
+        if not work.ids:
+            raise ApiError(EMPTY, param="prompt")
+
+    async def complete(self, work: Work) -> AsyncIterator[Completion]:
+        growth = Growth()
+        completion = growth.completion
+        try:
+            async with self._upstream.stream("POST", "/generate", body_of(work)) as reply:
+                async for body in bodies(reply, self.url, stream=work.stream):
+                    growth.take(self._decoded(body, completion))
+                    yield completion
+        except HttpError as error:
+            raise lost(self.url, error) from error
+        except msgspec.DecodeError as error:
+            raise lost(self.url, f"its answer cannot be read: {error}") from error
+        if completion.finish is None:
+            raise lost(self.url, "its answer ended before the completion did")
+
+    async def abort(self, rid: str) -> None:
+        body = msgspec.json.encode({"rid": rid})
+        await quiet(self._upstream.fetch("POST", "/abort_request", body, repeatable=True), within_s=ABORT_TIMEOUT_S)
+
+    async def healthy(self) -> bool:
+        return await answers(self._upstream, "/health", below=MULTIPLE_CHOICES)
+
+    def adopt(self, weight_version: int) -> None:
+        del weight_version  # every answer tells
+
+    async def close(self) -> None:
+        await self._upstream.close()
+
+    def _decoded(self, data: bytes, completion: Completion) -> Generated:
+        generated = decode(data)
+        if generated.error is not None:
+            raise event_failure(self.url, data, began=bool(completion.ids))
+        return generated
+
+
+def body_of(work: Work) -> bytes:
+    """Return the request."""
+    request: dict[str, Any] = {
+        "rid": work.rid,
+        "input_ids": work.ids.tolist(),
+        "sampling_params": work.params,
+        "return_logprob": True,
+        "stream": work.stream,
+    }
+    if work.top_logprobs:
+        request["top_logprobs_num"] = work.top_logprobs
+    return msgspec.json.encode(request)

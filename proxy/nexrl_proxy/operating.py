@@ -1,0 +1,150 @@
+"""What operators and the trainer ask of the proxy: sessions flushed, the door held while weights change, counters.
+
+Every route here needs the admin key, but `/health`, and `/metrics`, which names no session.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from aiohttp import web
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from nexrl_proxy.answering import Retries, json_response
+from nexrl_proxy.attribution import require_admin
+from nexrl_proxy.errors import ApiError
+from nexrl_proxy.recorder import Recorder
+from nexrl_proxy.sampling import Sampler
+
+FLUSH_TIMEOUT_S = 60.0
+DRAIN_TIMEOUT_S = 600.0
+LONGEST_TIMEOUT_S = 3600.0
+ZEROS = dict.fromkeys(
+    ("calls", "completion_tokens", "unattributed", "inexact", "failed", "retried", "spooled", "delivered", "rejected"),
+    0,
+)
+GAUGES = ("sessions", "running", "pending", "waiting", "held", "healthy_engines")
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Access(Struct, frozen=True):
+    """Who may call."""
+
+    admin_key: str
+    require_session: bool = False
+
+
+SAMPLER: web.AppKey[Sampler] = web.AppKey("sampler", Sampler)
+RECORDER: web.AppKey[Recorder] = web.AppKey("recorder", Recorder)
+RETRIES: web.AppKey[Retries] = web.AppKey("retries", Retries)
+ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    router.add_post("/api/sessions/{attempt}/flush", flush)
+    router.add_post("/api/hold", hold)
+    router.add_post("/api/release", release)
+    router.add_get("/api/stats", stats)
+    router.add_get("/metrics", metrics)
+    router.add_get("/health", health)
+
+
+async def flush(request: web.Request) -> web.StreamResponse:
+    """Wait until every call of an attempt is with ingest, and forget the session."""
+    require_admin(request.headers, request.app[ACCESS].admin_key)
+    attempt = request.match_info["attempt"]
+    sampler, recorder = request.app[SAMPLER], request.app[RECORDER]
+    timeout_s = _seconds(request, FLUSH_TIMEOUT_S)
+    request.app[RETRIES].drop(attempt)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await sampler.settled(attempt)
+            calls = await recorder.flush(attempt, timeout_s)
+    except TimeoutError as error:
+        running = len(sampler.active.get(attempt, ()))
+        waiting = f"{recorder.pending(attempt)} spans not acknowledged, {running} requests running"
+        message = f"session {attempt!r}: {waiting} after {timeout_s:g} s; is ingest up? Flush again"
+        raise ApiError(message, status=504, kind="timeout_error", code="flush_timeout") from error
+    sampler.forget(attempt)
+    return json_response({"calls": calls})
+
+
+async def hold(request: web.Request) -> web.StreamResponse:
+    """Let new requests wait; with `drain_s`, return once nothing runs, or say that something still does."""
+    require_admin(request.headers, request.app[ACCESS].admin_key)
+    pool = request.app[SAMPLER].pool
+    pool.hold()
+    drained = (
+        await pool.drain(_seconds(request, DRAIN_TIMEOUT_S, name="drain_s")) if "drain_s" in request.query else False
+    )
+    return json_response({"held": True, "drained": drained, "running": pool.running})
+
+
+async def release(request: web.Request) -> web.StreamResponse:
+    """Let requests in again; `weight_version` tells it to engines that do not know theirs."""
+    require_admin(request.headers, request.app[ACCESS].admin_key)
+    given = request.query.get("weight_version", "")
+    if given and not given.isdigit():
+        raise ApiError(f"weight_version={given!r}: give a whole number", param="weight_version")
+    request.app[SAMPLER].pool.release(weight_version=int(given) if given else None)
+    return json_response({"held": False})
+
+
+async def stats(request: web.Request) -> web.StreamResponse:
+    require_admin(request.headers, request.app[ACCESS].admin_key)
+    return json_response({**figures(request.app), **request.app[SAMPLER].pool.describe()})
+
+
+async def metrics(request: web.Request) -> web.StreamResponse:
+    """Return the counters as Prometheus reads them."""
+    return web.Response(body=exposed(figures(request.app)), headers={"content-type": METRICS_TYPE})
+
+
+async def health(_: web.Request) -> web.StreamResponse:
+    return web.Response()
+
+
+def figures(app: web.Application) -> dict[str, int]:
+    """Return the counters and the state of this process."""
+    sampler, recorder = app[SAMPLER], app[RECORDER]
+    pool = sampler.pool.describe()
+    now = {
+        "sessions": len(sampler.sessions),
+        "running": sum(map(len, sampler.active.values())),
+        "pending": recorder.pending(),
+        "waiting": pool["waiting"],
+        "held": int(pool["held"]),
+        "healthy_engines": sum(engine["healthy"] for engine in pool["engines"]),
+        "torn": recorder.torn,
+        "folded": app[RETRIES].folded,
+    }
+    return {**ZEROS, **sampler.counters, **recorder.counters, **now}
+
+
+def exposed(figures: dict[str, int]) -> bytes:
+    """Return figures in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Figures(figures))
+    return generate_latest(registry)
+
+
+class _Figures(Collector):
+    def __init__(self, figures: dict[str, int]) -> None:
+        self._figures = Counter(figures)
+
+    def collect(self) -> Iterator[Metric]:
+        for name, value in sorted(self._figures.items()):
+            kind: Any = GaugeMetricFamily if name in GAUGES else CounterMetricFamily
+            yield kind(f"nexrl_proxy_{name}", f"NexRL proxy: {name.replace('_', ' ')}", value=value)
+
+
+def _seconds(request: web.Request, default: float, *, name: str = "timeout_s") -> float:
+    given = request.query.get(name, "")
+    try:
+        return min(float(given), LONGEST_TIMEOUT_S) if given else default
+    except ValueError as error:
+        raise ApiError(f"{name}={given!r}: give seconds as a number", param=name) from error

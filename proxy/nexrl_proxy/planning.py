@@ -1,0 +1,324 @@
+"""From an `Ask` to a `Plan`: everything that is decided before a token is sampled.
+
+Which conversation this is, what the prompt's tokens are, which parameters are in force. Sampling is `sampling`'s.
+"""
+
+import secrets
+from collections import OrderedDict
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from nexrl.keys import mode_of
+from nexrl.records import Int32s
+from nexrl_proxy.attribution import Caller
+from nexrl_proxy.conversation import History, Place, Session, Sessions, history_of, remember, setting_of
+from nexrl_proxy.dialects import Ask, Dialect
+from nexrl_proxy.errors import ApiError, too_long, unsupported
+from nexrl_proxy.messages import Message, normalised
+from nexrl_proxy.parsers.choose import Parsers
+from nexrl_proxy.policy import SamplingPolicy
+from nexrl_proxy.prompting import HistoryPolicy, Prompt, continued, prompt_of, raw_prompt
+from nexrl_proxy.render import Renderer
+
+ASSISTANT = b'"assistant"'
+MOST_TOOLS = 256
+"""Sets of tool definitions that are decoded once."""
+_messages = msgspec.json.Decoder(list[dict[str, Any]])
+
+
+class Restores(Protocol):
+    """Where a session comes from that is not in memory."""
+
+    async def session(self, attempt: str) -> Session:
+        """Return it; an empty one where there is none."""
+        ...
+
+
+class Talk(Struct, frozen=True, kw_only=True, eq=False):
+    """A conversation as it was recognised."""
+
+    history: History
+    arrived: list[Message]
+    """Its messages as they arrived, from `history.start` on."""
+    body: bytes = b""
+    """All of them as they stand in the request's body, where they do."""
+    said: list[Message] = []
+    """What a later request goes on from by the reply's id; kept where the request wants that."""
+
+
+class Plan(Struct, frozen=True, kw_only=True, eq=False):
+    """A request with its prompts: all that is decided before anything is sampled."""
+
+    ask: Ask
+    caller: Caller
+    response: str
+    """The id of the reply."""
+    call_prefix: str
+    talk: Talk | None
+    """None for raw prompts."""
+    prompts: list[Prompt]
+    """One, or one for each raw prompt; each is sampled `n` times."""
+    params: dict[str, Any]
+    """Sampling parameters in force, in the engine's names; without `max_new_tokens` and `sampling_seed`."""
+    limits: list[int | None]
+    """`max_new_tokens` for each prompt; None: the upstream's own."""
+    request: bytes | None = None
+    """The request as a chat completion, for engines that render messages themselves."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+    @property
+    def choices(self) -> int:
+        return len(self.prompts) * self.ask.n
+
+
+class Plans(Protocol):
+    """What plans requests."""
+
+    async def plan(self, ask: Ask, caller: Caller, dialect: Dialect) -> Plan:
+        """Return what will be asked of the engine; raises ApiError where the request cannot be answered."""
+        ...
+
+    async def count(self, ask: Ask, caller: Caller) -> int:
+        """Return how many tokens the request's prompt has; raises ApiError where that cannot be said."""
+        ...
+
+
+class SpokenPlanner:
+    """Plans requests for engines that render messages themselves: nothing is tokenised, no call continues another."""
+
+    def __init__(self, *, sessions: Sessions, policy: SamplingPolicy | None = None) -> None:
+        self._sessions = sessions
+        self._policy = policy or SamplingPolicy()
+
+    async def plan(self, ask: Ask, caller: Caller, dialect: Dialect) -> Plan:
+        messages = whole_messages(ask, self._sessions.get(caller.session))
+        ask = msgspec.structs.replace(ask, messages=messages)
+        params = self._policy.effective(ask.sampling, mode_of(caller.session))
+        limit = params.pop("max_new_tokens", None) if ask.max_tokens is None else ask.max_tokens
+        said = messages[ask.instructed :] if ask.store else []
+        return Plan(
+            ask=ask,
+            caller=caller,
+            response=f"{dialect.response_prefix}{secrets.token_hex(12)}",
+            call_prefix=dialect.call_prefix,
+            talk=Talk(history=history_of([], b""), arrived=messages, said=said),
+            prompts=[Prompt(ids=Int32s(), delta=Int32s())],
+            params=params,
+            limits=[limit],
+            request=spoken_request(ask),
+        )
+
+    async def count(self, ask: Ask, caller: Caller) -> int:
+        del ask, caller
+        raise ApiError("tokens are not counted with an OpenAI upstream: nothing is tokenised here", status=501)
+
+
+class Planner:
+    """Plans requests for engines that take token ids; its collaborators are shared by all of them."""
+
+    def __init__(
+        self,
+        *,
+        renderer: Renderer,
+        parsers: Parsers,
+        sessions: Sessions,
+        restorer: Restores | None = None,
+        policy: SamplingPolicy | None = None,
+        history: HistoryPolicy = "append",
+    ) -> None:
+        self._renderer = renderer
+        self._parsers = parsers
+        self._sessions = sessions
+        self._restorer = restorer
+        self._policy = policy or SamplingPolicy()
+        self._history: HistoryPolicy = history
+        self._settings: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
+
+    async def plan(self, ask: Ask, caller: Caller, dialect: Dialect) -> Plan:
+        """Return what will be asked of the engine; raises ApiError where the request cannot be answered."""
+        params = self._policy.effective(ask.sampling, mode_of(caller.session))
+        self._check(ask, params)
+        talk, prompts = await self._prompts(ask, caller)
+        limit = params.pop("max_new_tokens", None) if ask.max_tokens is None else ask.max_tokens
+        return Plan(
+            ask=ask,
+            caller=caller,
+            response=f"{dialect.response_prefix}{secrets.token_hex(12)}",
+            call_prefix=dialect.call_prefix,
+            talk=talk,
+            prompts=prompts,
+            params=params,
+            limits=[self._limit(prompt, limit) for prompt in prompts],
+        )
+
+    async def count(self, ask: Ask, caller: Caller) -> int:
+        """Return how many tokens the request's prompt has; raises ApiError."""
+        _, prompts = await self._prompts(ask, caller)
+        return sum(len(prompt.ids) for prompt in prompts)
+
+    async def _session(self, ask: Ask, attempt: str) -> Session:
+        """Return the session as far as it is known, read back where the request goes on from something."""
+        session = self._sessions.known(attempt)
+        if session is None and self._restorer and _goes_on(ask):
+            restored = await self._restorer.session(attempt)
+            session = self._sessions.known(attempt)  # another request may have been quicker
+            if session is None:
+                self._sessions.put(attempt, restored)
+        return session or self._sessions.get(attempt)
+
+    async def _prompts(self, ask: Ask, caller: Caller) -> tuple[Talk | None, list[Prompt]]:
+        session = await self._session(ask, caller.session)
+        if ask.prompts:
+            return None, self._raw(ask, session)
+        talk = self._talk(ask, session)
+        talk, prompt = self._prompt(ask, talk, session)
+        return talk, [self._forced(ask, prompt)]
+
+    def _talk(self, ask: Ask, session: Session) -> Talk:
+        setting = self._setting(ask)
+        if ask.wire:
+            return self._recognised(ask.wire.messages, session, setting) or talk_of(ask.wire.messages, setting)
+        messages = whole_messages(ask, session)
+        return Talk(
+            history=history_of(normalised(messages), setting),
+            arrived=messages,
+            said=messages[ask.instructed :] if ask.store else [],
+        )
+
+    def _recognised(self, body: bytes, session: Session, setting: bytes) -> Talk | None:
+        """Return a conversation that begins with an earlier request's very bytes, decoded from there on."""
+        found = session.bodies.longest(setting, body)
+        if found is None:
+            return None
+        length, place = found
+        rest = body[length:].lstrip()
+        if not rest.startswith(b","):
+            return None
+        arrived = decoded_messages(b"[" + rest[1:])
+        start = History(setting=setting, messages=[], digests=[place.digest], start=place.length)
+        return Talk(history=start.extended(normalised(arrived)), arrived=arrived, body=body)
+
+    def _prompt(self, ask: Ask, talk: Talk, session: Session) -> tuple[Talk, Prompt]:
+        """Return the prompt, and the conversation as far as it was needed."""
+        tools, kwargs = ask.tools, ask.template
+        if talk.history.start:
+            if self._history == "append" and (
+                prompt := continued(talk.history, session, self._renderer, tools=tools, kwargs=kwargs)
+            ):
+                return talk, prompt
+            talk = talk_of(talk.body, talk.history.setting)
+        policy = self._history
+        return talk, prompt_of(talk.history, session, self._renderer, tools=tools, kwargs=kwargs, policy=policy)
+
+    def _forced(self, ask: Ask, prompt: Prompt) -> Prompt:
+        """Return the prompt with the beginning of the tool call that the request demands."""
+        if ask.must_call is None:
+            return prompt
+        forced = self._parsers.forced(ask.must_call or None, prompt_end=self._renderer.tail(prompt.ids))
+        if forced is None:
+            message = "tool_choice: this model's tool-call format cannot be begun for it; use 'auto' or 'none'"
+            raise unsupported("tool_choice", message)
+        return prompt.beginning(forced, self._renderer.encode(forced))
+
+    def _raw(self, ask: Ask, session: Session) -> list[Prompt]:
+        size = self._renderer.vocabulary_size
+        for prompt in ask.prompts:
+            if not isinstance(prompt, str) and prompt and not 0 <= min(prompt) <= max(prompt) < size:
+                raise ApiError(f"prompt: token ids lie between 0 and {size - 1}", param="prompt")
+        return [raw_prompt(prompt, session, self._renderer) for prompt in ask.prompts]
+
+    def _limit(self, prompt: Prompt, limit: int | None) -> int:
+        if not prompt.ids:
+            raise ApiError("the prompt is empty: send at least one token", param="prompt")
+        room = self._renderer.context - len(prompt.ids)
+        if room < 1:
+            raise too_long(len(prompt.ids), self._renderer.context)
+        return min(room, limit or room)
+
+    def _setting(self, ask: Ask) -> bytes:
+        if not ask.wire:
+            return setting_of(ask.tools, ask.template)
+        key = (ask.wire.tools, msgspec.json.encode(ask.template, order="sorted"))
+        setting = self._settings.get(key) or setting_of(ask.tools, ask.template)
+        remember(self._settings, key, setting, most=MOST_TOOLS)
+        return setting
+
+    def _check(self, ask: Ask, params: dict[str, Any]) -> None:
+        if "json_schema" in params and ask.tools and ask.may_call:
+            message = "response_format with tools: a grammar would forbid the calls; send one of them"
+            raise unsupported("response_format", message)
+        size = self._renderer.vocabulary_size
+        for token in params.get("logit_bias") or ():
+            if not (token.isascii() and token.isdigit() and int(token) < size):
+                raise ApiError(
+                    f"logit_bias: {token!r} is no token id; the model has 0 to {size - 1}", param="logit_bias"
+                )
+
+
+def talk_of(body: bytes, setting: bytes) -> Talk:
+    """Return the conversation that stands in a request's body."""
+    arrived = decoded_messages(body)
+    return Talk(history=history_of(normalised(arrived), setting), arrived=arrived, body=body)
+
+
+def place_of(talk: Talk) -> Place:
+    """Return how far a later request that begins with the same messages is known."""
+    return Place(talk.history.digests[-1], talk.history.start + len(talk.history.messages))
+
+
+def whole_messages(ask: Ask, session: Session) -> list[Message]:
+    """Return a request's messages behind those of the reply it goes on from, under its own instructions.
+
+    Raises ApiError where the reply is not known in this session.
+    """
+    messages = decoded_messages(ask.wire.messages) if ask.wire else ask.messages
+    if ask.previous is None:
+        return messages
+    said = session.responses.get(ask.previous)
+    if said is None:
+        message = f"previous response {ask.previous!r} is not known in this session: send the whole input"
+        raise ApiError(message, param="previous_response_id", code="previous_response_not_found")
+    return [*messages[: ask.instructed], *said, *messages[ask.instructed :]]
+
+
+def decoded_messages(body: bytes) -> list[Message]:
+    """Return messages from JSON; raises ApiError."""
+    try:
+        messages = _messages.decode(body)
+    except msgspec.ValidationError as error:
+        raise ApiError(f"messages: {error}", param="messages") from error
+    if not messages:
+        raise ApiError("number of messages is 0: send at least one", param="messages")
+    return messages
+
+
+def spoken_request(ask: Ask) -> bytes | None:
+    """Return the request as a chat completion request; None for raw prompts."""
+    if ask.request is not None or ask.prompts:
+        return ask.request
+    choice: Any = "auto" if ask.may_call else "none"
+    if ask.must_call is not None:
+        choice = {"type": "function", "function": {"name": ask.must_call}} if ask.must_call else "required"
+    request: dict[str, Any] = {"model": ask.model, "messages": ask.messages}
+    if ask.tools:
+        request |= {"tools": ask.tools, "tool_choice": choice}
+    if ask.stops:
+        request["stop"] = list(ask.stops)
+    if schema := ask.sampling.get("json_schema"):
+        form = {"name": "reply", "schema": msgspec.json.decode(schema)}
+        request["response_format"] = {"type": "json_schema", "json_schema": form}
+    return msgspec.json.encode(request)
+
+
+def _goes_on(ask: Ask) -> bool:
+    """Whether a request repeats something that was said before."""
+    if ask.wire:
+        return ASSISTANT in ask.wire.messages
+    if ask.prompts or ask.previous is not None:
+        return True
+    return any(message.get("role") == "assistant" for message in ask.messages)

@@ -1,0 +1,122 @@
+"""Chat templates: the Jinja that a model directory brings, in the environment Hugging Face templates are written for.
+
+The environment is that of transformers' `apply_chat_template`, which is not imported: it takes seconds to load.
+Tests compare the two. Sandboxed, since a model directory may come from anywhere.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.ext
+import msgspec
+from jinja2 import nodes
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from nexrl.errors import ConfigError
+
+REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError)
+"""What a template raises at messages it cannot render."""
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}...{% endgeneration %}` marks what the assistant said; rendered, it is its content."""
+
+    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class Template:
+    """A model's chat templates: the default one, and where there is one, that for requests with tools."""
+
+    def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
+        """Compile; raises ConfigError where the Jinja is wrong."""
+        self.source = sources["default"]
+        self._special_tokens = dict(special_tokens)
+        try:
+            self._compiled = {name: _environment().from_string(source) for name, source in sources.items()}
+        except jinja2.TemplateSyntaxError as error:
+            raise ConfigError(f"--model: the chat template is not Jinja: line {error.lineno}: {error}") from error
+
+    def render(self, messages: list[Any], *, tools: list[Any] | None, kwargs: Mapping[str, Any], generate: bool) -> str:
+        """Return the text; raises one of `REFUSALS`."""
+        template = self._compiled.get("tool_use" if tools else "default") or self._compiled["default"]
+        return template.render(
+            messages=messages,
+            tools=tools,
+            documents=None,
+            add_generation_prompt=generate,
+            **self._special_tokens,
+            **kwargs,
+        )
+
+
+def template_of(directory: Path) -> str:
+    """Return a model directory's default chat template; raises ConfigError where there is none."""
+    return sources_of(directory)["default"]
+
+
+def sources_of(directory: Path) -> dict[str, str]:
+    """Return a model directory's chat templates by name; raises ConfigError where there is none."""
+    file = directory / "chat_template.jinja"
+    if file.is_file():
+        return {"default": file.read_text()}
+    template = read_json(directory / "tokenizer_config.json", {}).get("chat_template")
+    if isinstance(template, list):
+        named = {item["name"]: item["template"] for item in template}
+    else:
+        named = {"default": template}
+    if not isinstance(named.get("default"), str):
+        raise ConfigError(
+            f"--model: {directory} has no chat template; chat needs chat_template.jinja, "
+            "or chat_template in tokenizer_config.json"
+        )
+    return named
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """Return a file of a model directory; `default` where it is missing, unless that is None; raises ConfigError."""
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except FileNotFoundError as error:
+        if default is None:
+            raise ConfigError(f"--model: {path} is missing; give a model directory in Hugging Face layout") from error
+        return default
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"--model: {path} is not JSON: {error}") from error
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    functions: dict[str, Callable[..., Any]] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+    environment.globals.update(functions)
+    return environment
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML, which no model was trained on."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().astimezone().strftime(form)

@@ -1,0 +1,140 @@
+"""Byte-level BPE of ASCII text, word by word from a dictionary: the tokenizer's ids, in a fifth of its time.
+
+A byte-level tokenizer cuts text into words by regular expressions and encodes each by itself, so a word's ids can be
+remembered. Only ASCII, where Python's `re` and the tokenizer's engine agree on what a letter is; and only for
+tokenizers that prove to be cut alike. Everything else is left to the `tokenizers` library.
+"""
+
+import re
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from nexrl.records import Int32s
+
+MOST_WORDS = 200_000
+"""Some 30 MB; then the dictionary starts anew."""
+LONGEST_WORD = 64
+_CLASSES = {
+    "L": "A-Za-z",
+    "Lu": "A-Z",
+    "Ll": "a-z",
+    "Lt": "",
+    "Lm": "",
+    "Lo": "",
+    "M": "",
+    "N": "0-9",
+    "Nd": "0-9",
+    "P": r"!\"#%&'()*,\-./:;?@\[\\\]_{}",
+    "S": r"$+<=>\^`|~",
+}
+_HARMLESS_NORMALIZERS = ("NFC", "NFKC")
+"""They do nothing to ASCII."""
+_PROBE = (
+    "It's 1,234.50 or 99% -- isn't it?\n\n  def f(x):\n\treturn {'a': [1,2], \"b\": x**2}\r\n \r\n\n   ...   end  \n"
+    "HTTPServer2go we'LL I'M he'd x_y a--b //c #d <tool>&amp;</tool> \\n \x00\x1c\x7f\v\f end of text 12345678   "
+)
+
+
+class Words:
+    """The dictionary of one tokenizer."""
+
+    def __init__(self, plain: Tokenizer, cuts: list[re.Pattern[str]]) -> None:
+        self._plain = plain
+        self._cuts = cuts
+        self._known: dict[str, list[int]] = {}
+
+    def encode(self, text: str) -> Int32s:
+        """Return the ids of ASCII text without control tokens."""
+        ids = Int32s()
+        known = self._known
+        for word in self._words(text):
+            found = known.get(word)
+            ids.extend(self._learn(word) if found is None else found)
+        return ids
+
+    def _words(self, text: str) -> list[str]:
+        words = [text]
+        for cut in self._cuts:
+            words = [piece for word in words for piece in cut.findall(word)]
+        return words
+
+    def _learn(self, word: str) -> list[int]:
+        ids = self._plain.encode(word, add_special_tokens=False).ids
+        if len(word) <= LONGEST_WORD:
+            if len(self._known) >= MOST_WORDS:
+                self._known.clear()
+            self._known[word] = ids
+        return ids
+
+
+def words_of(plain: Tokenizer, settings: dict[str, Any]) -> Words | None:
+    """Return the dictionary for a tokenizer without added tokens; None where it is not known to cut words like ours.
+
+    `settings` is the tokenizer's JSON.
+    """
+    cuts = _cuts(settings)
+    if cuts is None or (settings.get("model") or {}).get("type") != "BPE":
+        return None
+    words = Words(plain, cuts)
+    same = all(
+        list(words.encode(probe)) == plain.encode(probe, add_special_tokens=False).ids
+        for probe in (_PROBE, _PROBE[::-1], _PROBE.upper(), "", " ", "\n", "a")
+    )
+    return words if same else None
+
+
+def _cuts(settings: dict[str, Any]) -> list[re.Pattern[str]] | None:
+    normalizers = _flat(settings.get("normalizer"), "normalizers")
+    *splits, last = _flat(settings.get("pre_tokenizer"), "pretokenizers") or [{}]
+    if any(step["type"] not in _HARMLESS_NORMALIZERS for step in normalizers):
+        return None
+    if last.get("type") != "ByteLevel" or last.get("add_prefix_space"):
+        return None
+    patterns = [_pattern(split) for split in splits]
+    if last.get("use_regex", True):
+        patterns.append(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+    if not patterns or None in patterns:
+        return None
+    try:
+        return [_complete(pattern) for pattern in patterns if pattern]
+    except re.error:
+        return None
+
+
+def _flat(step: Any, inner: str) -> list[dict[str, Any]]:
+    if not step:
+        return []
+    return list(step[inner]) if step["type"] == "Sequence" else [step]
+
+
+def _pattern(split: dict[str, Any]) -> str | None:
+    """Return the expression of a step that isolates what it matches and what lies between."""
+    match split:
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
+            return pattern
+        case _:
+            return None
+
+
+def _complete(pattern: str) -> re.Pattern[str]:
+    """Return the expression for ASCII; what it does not match is a piece of its own."""
+    ascii_only = in_ascii(pattern)
+    return re.compile(f"(?:{ascii_only})|(?:(?!(?:{ascii_only}))[\\s\\S])+", re.ASCII)
+
+
+def in_ascii(pattern: str) -> str:
+    r"""Return a regular expression with Unicode classes spelled out. Example: `\p{N}|[^\p{L}]` -> `[0-9]|[^A-Za-z]`."""
+    out: list[str] = []
+    inside = False
+    for part in re.findall(r"\\p\{\w+\}|\\.|.", pattern, re.DOTALL):
+        if part.startswith("\\p{"):
+            name = part[3:-1]
+            if name not in _CLASSES:
+                raise re.error(f"unknown class {name}")
+            out.append(_CLASSES[name] if inside else f"[{_CLASSES[name]}]" if _CLASSES[name] else "(?!)")
+            continue
+        if len(part) == 1:
+            inside = part == "[" or (inside and part != "]")
+        out.append(part)
+    return "".join(out)
