@@ -1,7 +1,8 @@
-"""Capture: every call becomes a span on disk before it is answered, and reaches ingest later, at least once.
+"""Capture: every call is on disk before it is answered, and reaches ingest as a span later, at least once.
 
-Recording never waits and never fails a reply. What ingest refuses is kept beside the spool and counted; what it cannot
-take now is sent again, for ever. How spans are kept is `spool`; what is in them is `nexrl.spans`.
+Recording never waits and never fails a reply; spans are made beside the event loop. What ingest refuses is kept beside
+the spool and counted; what it cannot take now is sent again, for ever. How calls are kept is `spool`; what is in a span
+is `nexrl.spans`.
 """
 
 import asyncio
@@ -19,11 +20,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 
-from nexrl import attributes as at
-from nexrl.records import Call
-from nexrl.spans import attributes_of, span_of
+from nexrl.records import Call, decode, encode
+from nexrl.spans import span_of
 from nexrl_proxy.attribution import Caller
 from nexrl_proxy.conversation import remember
 from nexrl_proxy.spool import Spool
@@ -39,6 +39,24 @@ OK = 200
 REFUSALS = frozenset({400, 413, 415, 422})
 """Answers that another try will not change. A wrong key is not among them: people mend it while spans wait."""
 log = logging.getLogger(__name__)
+
+
+class Kept(Struct, frozen=True, array_like=True):
+    """A call as it waits in the spool."""
+
+    call: Call
+    prompt_tokens: int
+    trace_id: bytes | None
+    parent_span: bytes
+
+
+class Batch(Struct, frozen=True):
+    """Frames from the spool, and the request that delivers them."""
+
+    frames: list[bytes]
+    sessions: list[str]
+    request: bytes
+    """zstd"""
 
 
 class Verdict(Struct, frozen=True):
@@ -72,8 +90,8 @@ class Recorder:
 
     def start(self) -> None:
         """Deliver from now on, beginning with what an earlier process left."""
-        for body in self._spool.left_over():
-            self._outstanding[_session_of(body)] += 1
+        for frame in self._spool.left_over():
+            self._outstanding[decode(frame, Kept).call.session] += 1
         self._work.set()
         self._task = asyncio.create_task(self._deliver_for_ever(), name="deliver spans")
 
@@ -91,8 +109,7 @@ class Recorder:
     def record(self, call: Call, caller: Caller, *, prompt_tokens: int) -> None:
         """Keep a call. Never raises, never waits."""
         try:
-            span = span_of(call, prompt_tokens=prompt_tokens, trace_id=caller.trace_id, parent_span=caller.parent_span)
-            on_disk = self._spool.append(span.SerializeToString())
+            on_disk = self._spool.append(encode(Kept(call, prompt_tokens, caller.trace_id, caller.parent_span)))
         except Exception:  # whatever it is, the agent gets its reply
             log.exception("call %s of %s could not be recorded", call.id, call.session)
             self.counters["unrecorded"] += 1
@@ -143,51 +160,61 @@ class Recorder:
 
     async def _deliver(self) -> Verdict:
         """Send the oldest batch and act on the verdict."""
-        bodies = self._spool.peek(frames=1 if self._singly else BATCH_SPANS, size=BATCH_BYTES)
-        if not bodies:
+        frames = self._spool.peek(frames=1 if self._singly else BATCH_SPANS, size=BATCH_BYTES)
+        if not frames:
             self._work.clear()
             return Verdict("accepted")
-        verdict = await self._post(bodies)
+        batch = await asyncio.to_thread(batch_of, frames)
+        verdict = await self._post(batch)
         if verdict.kind == "later":
             return verdict
-        if verdict.kind == "refused" and len(bodies) > 1:
-            self._singly = len(bodies)
+        if verdict.kind == "refused" and len(frames) > 1:
+            self._singly = len(frames)
             return verdict
         self._singly = max(0, self._singly - 1)
         if verdict.kind == "refused":
-            log.error("ingest refuses a span of %s, kept as a dead letter: %s", _session_of(bodies[0]), verdict.reason)
-            self._spool.bury(bodies[0])
-        self.counters["delivered" if verdict.kind == "accepted" else "rejected"] += len(bodies)
-        self._spool.advance(bodies)
-        await self._settle(bodies)
+            self._bury(batch, verdict)
+        self.counters["delivered" if verdict.kind == "accepted" else "rejected"] += len(frames)
+        self._spool.advance(frames)
+        await self._settle(batch)
         return verdict
 
-    async def _settle(self, bodies: list[bytes]) -> None:
-        for body in bodies:
-            session = _session_of(body)
+    def _bury(self, batch: Batch, verdict: Verdict) -> None:
+        """Set aside a call that ingest will never take; `flush` no longer counts it, or its attempt would wait."""
+        [session], [frame] = batch.sessions, batch.frames
+        log.error("ingest refuses a span of %s, kept as a dead letter: %s", session, verdict.reason)
+        self._spool.bury(frame)
+        if session in self._recorded:
+            self._recorded[session] -= 1
+
+    async def _settle(self, batch: Batch) -> None:
+        for session in batch.sessions:
             self._outstanding[session] -= 1
             if self._outstanding[session] <= 0:
                 del self._outstanding[session]
         async with self._settled:
             self._settled.notify_all()
 
-    async def _post(self, bodies: list[bytes]) -> Verdict:
+    async def _post(self, batch: Batch) -> Verdict:
         timeout = aiohttp.ClientTimeout(total=POST_TIMEOUT_S)
-        data = zstandard.compress(request_of(bodies), 1)
         try:
-            async with self._http.post(self._url, data=data, headers=self._headers, timeout=timeout) as reply:
+            async with self._http.post(self._url, data=batch.request, headers=self._headers, timeout=timeout) as reply:
                 return verdict_of(reply.status, await reply.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Verdict("later", f"{type(error).__name__}: {error}")
 
 
-def request_of(bodies: list[bytes]) -> bytes:
-    """Return serialized spans as an OTLP export request."""
+def batch_of(frames: list[bytes]) -> Batch:
+    """Return what delivers these frames: an OTLP export request of one span each."""
     resource = Resource(attributes=[KeyValue(key="service.name", value=AnyValue(string_value="nexrl-proxy"))])
-    spans = [Span.FromString(body) for body in bodies]
+    kept = [decode(frame, Kept) for frame in frames]
+    spans = [
+        span_of(one.call, prompt_tokens=one.prompt_tokens, trace_id=one.trace_id, parent_span=one.parent_span)
+        for one in kept
+    ]
     scope = ScopeSpans(scope=InstrumentationScope(name="nexrl_proxy"), spans=spans)
     request = ExportTraceServiceRequest(resource_spans=[ResourceSpans(resource=resource, scope_spans=[scope])])
-    return request.SerializeToString()
+    return Batch(frames, [one.call.session for one in kept], zstandard.compress(request.SerializeToString(), 1))
 
 
 def verdict_of(status: int, body: bytes) -> Verdict:
@@ -201,7 +228,3 @@ def verdict_of(status: int, body: bytes) -> Verdict:
     except DecodeError:  # some servers answer with JSON; 200 is what counts
         return Verdict("accepted")
     return Verdict("refused", partial.error_message) if partial.rejected_spans else Verdict("accepted")
-
-
-def _session_of(body: bytes) -> str:
-    return attributes_of(Span.FromString(body)).get(at.SESSION, "")

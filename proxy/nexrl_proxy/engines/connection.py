@@ -25,11 +25,12 @@ class UnansweredError(HttpError):
     """The request was sent, and the connection was closed before a byte of the answer came."""
 
 
-class Connection(asyncio.Protocol):
-    """One socket: a request, its response, the next request."""
+class Connection(asyncio.BufferedProtocol):
+    """One socket. `arriving` may be shared by all connections of an event loop: it is emptied before another reads."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, arriving: memoryview) -> None:
         self._loop = loop
+        self._arriving = arriving
         self._transport: asyncio.Transport
         self._waiter: asyncio.Future[None] | None = None
         self._error: HttpError | None = None
@@ -107,7 +108,14 @@ class Connection(asyncio.Protocol):
         self._open = True
         notice_dead_peers(transport.get_extra_info("socket"))
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint  # asyncio's own way allocates 256 KiB for every read, which costs more than all the rest
+        return self._arriving
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._take_in(bytes(self._arriving[:nbytes]))
+
+    def _take_in(self, data: bytes) -> None:
         parser = self.parser
         if parser.complete:
             self.abort()  # nobody asked, so what this answers cannot be known

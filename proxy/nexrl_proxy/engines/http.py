@@ -22,6 +22,7 @@ from nexrl_proxy.engines.connection import Connection, HttpError, UnansweredErro
 CONNECT_TIMEOUT_S = 10.0
 IDLE_S = 4.0
 """uvicorn, which serves SGLang and vLLM, closes an idle connection after 5 s; ours have to go before."""
+READ_SIZE = 2**16
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -53,6 +54,7 @@ class Upstream:
         self._headers = _header_lines({"host": parts.netloc.rpartition("@")[2], **(headers or {})})
         self._idle: deque[Connection] = deque()
         self._closed = False
+        self._arriving = memoryview(bytearray(READ_SIZE))
 
     async def fetch(self, method: str, path: str, body: bytes = b"", *, repeatable: bool = False) -> Answer:
         """Return the whole response; raises HttpError. `repeatable`: asking twice does no harm."""
@@ -125,7 +127,7 @@ class Upstream:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(loop),
+                    lambda: Connection(loop, self._arriving),
                     self._host,
                     self._port,
                     ssl=self._tls,
