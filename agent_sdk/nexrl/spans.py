@@ -1,7 +1,7 @@
 """A call as an OpenTelemetry span, and back: `call_of(span_of(call)) == call`.
 
 Token ids and logprobs travel as packed bytes; as OTLP arrays they would cost a server 20 times the work.
-Built on the protobuf messages directly: the SDK's exporter drops spans when its queue is full, and capture must not.
+Written without the SDK, whose exporter drops spans when its queue is full: capture must not.
 """
 
 import hashlib
@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from nexrl import attributes as at
+from nexrl import wire
 from nexrl.errors import PayloadError
 from nexrl.records import Call, Float32s, Int32s, pack, unpack_float32s, unpack_int32s
 
@@ -33,8 +34,13 @@ def trace_id_of(session: str) -> bytes:
     return hashlib.sha256(session.encode()).digest()[:16]
 
 
-def span_of(call: Call, *, prompt_tokens: int, trace_id: bytes | None = None, parent_span: bytes = b"") -> Span:
-    """Return the call as a span.
+def span_of(call: Call, *, prompt_tokens: int) -> Span:
+    """Return the call as a span."""
+    return Span.FromString(span_bytes(call, prompt_tokens=prompt_tokens))
+
+
+def span_bytes(call: Call, *, prompt_tokens: int, trace_id: bytes | None = None, parent_span: bytes = b"") -> bytes:
+    """Return the call as a serialised span.
 
     `prompt_tokens` is the whole prompt's length, `trace_id` (16 bytes) and `parent_span` (8 bytes) the caller's trace.
     """
@@ -70,15 +76,14 @@ def span_of(call: Call, *, prompt_tokens: int, trace_id: bytes | None = None, pa
     }
     optional |= {name: call.sampling.get(param) for name, param in _CONVENTIONS.items()}
     values |= {name: value for name, value in optional.items() if value is not None}
-    return Span(
+    return wire.span(
         trace_id=trace_id or trace_id_of(call.session),
         span_id=bytes.fromhex(call.id),
         parent_span_id=parent_span,
         name=f"{values[at.OPERATION]} {call.model}",
-        kind=Span.SPAN_KIND_CLIENT,
-        start_time_unix_nano=call.started_ns,
-        end_time_unix_nano=call.ended_ns,
-        attributes=[KeyValue(key=name, value=_any_value(value)) for name, value in values.items()],
+        start_ns=call.started_ns,
+        end_ns=call.ended_ns,
+        attributes=values,
     )
 
 
@@ -165,21 +170,3 @@ def _decode(span: Span, values: Mapping[str, Any]) -> Call:
         started_ns=span.start_time_unix_nano,
         ended_ns=span.end_time_unix_nano,
     )
-
-
-def _any_value(value: Any) -> AnyValue:
-    match value:
-        case bool():
-            return AnyValue(bool_value=value)
-        case int():
-            return AnyValue(int_value=value)
-        case float():
-            return AnyValue(double_value=value)
-        case str():
-            return AnyValue(string_value=value)
-        case bytes():
-            return AnyValue(bytes_value=value)
-        case list():
-            return AnyValue(array_value=ArrayValue(values=[_any_value(item) for item in value]))
-        case _:
-            raise PayloadError(f"{type(value).__name__} is no attribute value")

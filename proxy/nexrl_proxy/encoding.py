@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from tokenizers import Tokenizer
 
 from nexrl.errors import ConfigError
 from nexrl.records import Int32s
+from nexrl_proxy.added import AddedTokens, alternatives
 from nexrl_proxy.words import words_of
 
 MARK = "\ufdd0"
@@ -24,28 +24,6 @@ FIRST = 0xE000
 _MARKED = re.compile(f"{MARK}(.)", re.DOTALL)
 MOST_CACHED = 16 * 2**20
 """Characters whose ids are remembered: system prompts and tools come again with every conversation."""
-SPACES = r"\s*"
-_TAG = re.compile(r"</?[a-z][a-z0-9_]*>")
-"""`<think>`, `</tool_call>`: text that models and frameworks write themselves, where not declared special."""
-
-
-class Added(Struct, frozen=True):
-    """A token beside the vocabulary proper, as `tokenizer.json` declares it."""
-
-    id: int
-    text: str
-    special: bool
-    single_word: bool
-    lstrip: bool
-    rstrip: bool
-
-    @property
-    def control(self) -> bool:
-        """Whether it structures the conversation. Models without `special` flags on theirs (DeepSeek) are no excuse.
-
-        Example: `<|im_end|>`, `[INST]`, `</s>` (special) do; `<think>`, `</tool_call>` are text.
-        """
-        return self.special or not _TAG.fullmatch(self.text)
 
 
 class Encoder:
@@ -54,19 +32,20 @@ class Encoder:
     def __init__(self, path: Path) -> None:
         """Read a `tokenizer.json`; raises ConfigError where it cannot be used."""
         settings = _read(path)
-        self.added = [_added(entry) for entry in settings.get("added_tokens") or ()]
-        self._id_of = {token.text: token.id for token in self.added}
+        added = settings.get("added_tokens") or ()
+        self._added = AddedTokens(added)
+        self.added = self._added.tokens
         self._controls = [MARK, *sorted(token.text for token in self.added if token.control)]
         self._marks = {text: MARK + chr(FIRST + index) for index, text in enumerate(self._controls)}
-        self._marked = re.compile(_alternatives(self._controls))
-        self._json_marked = re.compile(self._marked.pattern.encode())
-        self._finds_added = re.compile(_alternatives_of(self.added)) if self.added else None
+        self._marked = re.compile(alternatives(self._controls))
+        self._json_marked = re.compile(alternatives([_in_json(text) for text in self._controls]).encode())
         plain = _plain(settings)
         self.tokenizer = _tokenizer(path, plain)
-        inner = _never_first(plain)
+        inner, behind = _unprefixed(plain, always=False), _unprefixed(plain, always=True)
         self._inner = self.tokenizer if inner == plain else _tokenizer(path, inner)
+        self._behind = self._inner if behind == inner else _tokenizer(path, behind)
         self._words = words_of(self.tokenizer, settings)
-        self._cache: OrderedDict[tuple[str, bool], Int32s] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, int], Int32s] = OrderedDict()
         self._cached = 0
 
     def shield(self, value: Any) -> Any:
@@ -75,15 +54,16 @@ class Encoder:
             return value
         return self._shielded(value)
 
-    def encode(self, text: str) -> Int32s:
-        """Return the ids of a rendered text."""
+    def encode(self, text: str, *, behind: bool = False) -> Int32s:
+        """Return the ids of a rendered text; `behind` other text, nothing is put before its first word."""
         ids = Int32s()
         place = 0
-        for found in self._finds_added.finditer(text) if self._finds_added else ():
-            self._plainly(ids, text, place, found.start())
-            ids.append(self._id(found[0]))
-            place = found.end()
-        self._plainly(ids, text, place, len(text))
+        tokenizer = self._behind if behind else self.tokenizer
+        for found in self._added.find(text):
+            self._plainly(ids, text[place : found.start], tokenizer)
+            ids.append(found.id)
+            place, tokenizer = found.end, self._inner
+        self._plainly(ids, text[place:], tokenizer)
         return ids
 
     def control_at(self, text: str) -> str:
@@ -95,7 +75,11 @@ class Encoder:
         """Return text as people said it."""
         if MARK not in text:
             return text
-        return _MARKED.sub(lambda mark: self._controls[ord(mark[1]) - FIRST], text)
+        return _MARKED.sub(self._unmarked, text)
+
+    def _unmarked(self, mark: re.Match[str]) -> str:
+        index = ord(mark[1]) - FIRST
+        return self._controls[index] if 0 <= index < len(self._controls) else mark[0]  # half a mark, cut by a template
 
     def _shielded(self, value: Any) -> Any:
         match value:
@@ -108,29 +92,21 @@ class Encoder:
             case _:
                 return value
 
-    def _id(self, matched: str) -> int:
-        """Return the id of an added token, which may have taken the whitespace around it."""
-        found = self._id_of.get(matched)
-        return self._id_of[matched.strip()] if found is None else found
+    def _plainly(self, ids: Int32s, text: str, tokenizer: Tokenizer) -> None:
+        if text:
+            ids.extend(self._segment(text, tokenizer))
 
-    def _plainly(self, ids: Int32s, text: str, start: int, end: int) -> None:
-        if start < end:
-            ids.extend(self._segment(text[start:end], inner=start > 0))
-
-    def _segment(self, text: str, *, inner: bool) -> Int32s:
-        key = (text, inner)
+    def _segment(self, text: str, tokenizer: Tokenizer) -> Int32s:
+        key = (text, id(tokenizer))
         if (known := self._cache.get(key)) is not None:
             self._cache.move_to_end(key)
             return known
         said = self.unshield(text)
-        if self._words and said.isascii():
-            ids = self._words.encode(said)
-        else:
-            ids = Int32s((self._inner if inner else self.tokenizer).encode(said, add_special_tokens=False).ids)
+        ids = self._words.encode(said) if self._words else Int32s(tokenizer.encode(said, add_special_tokens=False).ids)
         self._remember(key, ids)
         return ids
 
-    def _remember(self, key: tuple[str, bool], ids: Int32s) -> None:
+    def _remember(self, key: tuple[str, int], ids: Int32s) -> None:
         self._cache[key] = ids
         self._cached += len(key[0]) + 64
         while self._cached > MOST_CACHED:
@@ -138,37 +114,32 @@ class Encoder:
             self._cached -= len(forgotten) + 64
 
 
-def _alternatives(texts: list[str]) -> str:
-    return "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
+def _in_json(text: str) -> str:
+    return msgspec.json.encode(text).decode()[1:-1]
 
 
-def _alternatives_of(tokens: list[Added]) -> str:
-    """Return an expression that finds added tokens as the tokenizer does: leftmost, longest, with their flags."""
-    patterns: list[str] = []
-    for token in sorted(tokens, key=lambda token: len(token.text), reverse=True):
-        text = re.escape(token.text)
-        if token.single_word:
-            text = rf"(?<!\w){text}(?!\w)"
-        before, behind = (SPACES if strips else "" for strips in (token.lstrip, token.rstrip))
-        patterns.append(before + text + behind)
-    return "|".join(patterns)
+def _unprefixed(settings: dict[str, Any], *, always: bool) -> dict[str, Any]:
+    """Return a tokenizer's settings for text that is not the first.
 
+    `always`: nothing is put before it either that comes before every piece of text between added tokens.
+    """
 
-def _never_first(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings for text in the middle: nothing is put before its first word."""
+    def changed(step: Any) -> Any:
+        match step:
+            case {"type": "Sequence"}:
+                return {
+                    name: [*map(changed, value)] if isinstance(value, list) else value for name, value in step.items()
+                }
+            case {"type": "Metaspace", "prepend_scheme": scheme} if always or scheme == "first":
+                return step | {"prepend_scheme": "never"}
+            case {"type": "ByteLevel", "add_prefix_space": True} if always:
+                return step | {"add_prefix_space": False}
+            case {"type": "Prepend"} if always:
+                return step | {"prepend": ""}
+            case _:
+                return step
 
-    def changed(value: Any) -> Any:
-        if isinstance(value, dict):
-            inner = {name: changed(item) for name, item in value.items()}
-            return inner | {"prepend_scheme": "never"} if inner.get("prepend_scheme") == "first" else inner
-        return [changed(item) for item in value] if isinstance(value, list) else value
-
-    return settings | {"pre_tokenizer": changed(settings.get("pre_tokenizer"))}
-
-
-def _added(entry: dict[str, Any]) -> Added:
-    flags = {name: bool(entry.get(name)) for name in ("special", "single_word", "lstrip", "rstrip")}
-    return Added(id=entry["id"], text=entry["content"], **flags)
+    return settings | {name: changed(settings.get(name)) for name in ("normalizer", "pre_tokenizer")}
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

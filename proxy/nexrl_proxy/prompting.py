@@ -61,8 +61,7 @@ def prompt_of(
     """
     if policy == "append" and (prompt := continued(history, session, renderer, tools=tools, kwargs=kwargs)):
         return prompt
-    text = renderer.render(history.messages, tools=tools, kwargs=kwargs, generate=True)
-    ids = renderer.encode(text)
+    ids = renderer.prompt(history.messages, tools=tools, kwargs=kwargs)
     found = session.find(history)
     if found is None:
         return Prompt(ids=ids, delta=ids, drift=session.drifted(history))
@@ -71,6 +70,7 @@ def prompt_of(
     before = found.call.ids()
     if ids[: len(before)] == before:
         return Prompt(ids=ids, delta=Int32s(ids[len(before) :]), parent=found.call, covered=found.covered)
+    text = renderer.render(history.messages, tools=tools, kwargs=kwargs, generate=True)
     same_text = text.startswith("".join(map(renderer.literal, before)))
     return Prompt(ids=ids, delta=ids, drift="retokenised" if same_text else "template")
 

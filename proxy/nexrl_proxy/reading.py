@@ -42,26 +42,15 @@ class Reader:
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[dict[str, Any]] = []
-        self._answers = False
-        self._read = 0
-        """Tokens before the answer."""
         self.malformed_tool_call = False
 
     def begin(self, forced: str) -> list[Delta]:
         """Take the text a reply was made to begin with."""
         return self._deltas(self._parser.push(forced))
 
-    def push(self, ids: Sequence[int]) -> list[Delta]:
+    def push(self, ids: Iterable[int]) -> list[Delta]:
         """Return the deltas that became certain."""
-        if self._answers:
-            return self._deltas(self._parser.push(self._cut.push(self._decoder.push(ids))))
-        deltas: list[Delta] = []
-        for place, token in enumerate(ids):  # one by one, to count those that are reasoning
-            deltas += self._deltas(self._parser.push(self._cut.push(self._decoder.push((token,)))))
-            if self._answers:
-                return deltas + self.push(ids[place + 1 :])
-            self._read += 1
-        return deltas
+        return self._deltas(self._parser.push(self._cut.push(self._decoder.push(ids))))
 
     def hear(self, deltas: Sequence[Delta]) -> list[Delta]:
         """Take what an engine that returns text said."""
@@ -76,11 +65,6 @@ class Reader:
         """Return what was held back."""
         rest = self._cut.push(self._decoder.finish()) + self._cut.finish()
         return self._deltas([*self._parser.push(rest), *self._parser.finish()])
-
-    @property
-    def reasoning_tokens(self) -> int:
-        """Number of tokens before the answer, where there was reasoning."""
-        return self._read if self._reasoning else 0
 
     @property
     def message(self) -> dict[str, Any]:
@@ -99,7 +83,6 @@ class Reader:
         if isinstance(event, Reasoning):
             self._reasoning.append(event.text)
             return event
-        self._answers = True
         match event:
             case ToolCall(name, arguments):
                 called = Called(len(self._calls), f"{self._call_prefix}{secrets.token_hex(12)}", name, arguments)
@@ -117,3 +100,13 @@ class Reader:
 def _call(called: Called) -> dict[str, Any]:
     function = {"name": called.name, "arguments": called.arguments}
     return {"id": called.id, "type": "function", "function": function}
+
+
+def reasoning_tokens(reader: Reader, ids: Iterable[int]) -> int:
+    """Return how many tokens come before the answer; `reader` is a fresh one."""
+    count = 0
+    for token in ids:
+        if any(not isinstance(delta, Reasoning) for delta in reader.push((token,))):
+            return count
+        count += 1
+    return count

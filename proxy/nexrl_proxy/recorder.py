@@ -14,16 +14,11 @@ import aiohttp
 import zstandard
 from google.protobuf.message import DecodeError
 from msgspec import Struct
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from nexrl import wire
 from nexrl.records import Call, decode, encode
-from nexrl.spans import span_of
+from nexrl.spans import span_bytes
 from nexrl_proxy.attribution import Caller
 from nexrl_proxy.conversation import remember
 from nexrl_proxy.spool import Spool
@@ -206,15 +201,13 @@ class Recorder:
 
 def batch_of(frames: list[bytes]) -> Batch:
     """Return what delivers these frames: an OTLP export request of one span each."""
-    resource = Resource(attributes=[KeyValue(key="service.name", value=AnyValue(string_value="nexrl-proxy"))])
     kept = [decode(frame, Kept) for frame in frames]
     spans = [
-        span_of(one.call, prompt_tokens=one.prompt_tokens, trace_id=one.trace_id, parent_span=one.parent_span)
+        span_bytes(one.call, prompt_tokens=one.prompt_tokens, trace_id=one.trace_id, parent_span=one.parent_span)
         for one in kept
     ]
-    scope = ScopeSpans(scope=InstrumentationScope(name="nexrl_proxy"), spans=spans)
-    request = ExportTraceServiceRequest(resource_spans=[ResourceSpans(resource=resource, scope_spans=[scope])])
-    return Batch(frames, [one.call.session for one in kept], zstandard.compress(request.SerializeToString(), 1))
+    request = wire.request(spans, service="nexrl-proxy", scope="nexrl_proxy")
+    return Batch(frames, [one.call.session for one in kept], zstandard.compress(request, 1))
 
 
 def verdict_of(status: int, body: bytes) -> Verdict:

@@ -6,8 +6,11 @@ Which tokens a turn needs beyond those a session already holds is decided by `pr
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from nexrl.errors import ConfigError
 from nexrl.records import Int32s
@@ -21,6 +24,7 @@ from nexrl_proxy.text import Vocabulary
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 MOST_REMEMBERED = 1024
+MOST_PROMPTS = 256
 RESERVED = frozenset(
     {
         *("conversations", "messages", "tools", "documents", "chat_template", "add_generation_prompt"),
@@ -47,6 +51,7 @@ class Renderer:
         self._fit = fit_of(lambda probe: self._template.render(probe, tools=None, kwargs={}, generate=True))
         self._encoder = Encoder(directory / "tokenizer.json")
         self._remembered: OrderedDict[bytes, str] = OrderedDict()
+        self._prompts: OrderedDict[bytes, Int32s] = OrderedDict()
         self.eos = self._eos(directory, config, markers) | self._ids_of(endings)
         special = {token.id for token in self._encoder.added if token.special and token.text not in markers}
         self.vocabulary = Vocabulary(self._encoder.tokenizer, special | self.eos)
@@ -74,6 +79,18 @@ class Renderer:
             return self._template.render(said, tools=tools, kwargs=kwargs, generate=generate)
         except REFUSALS as error:
             raise ApiError(f"the model's chat template refuses these messages: {error}", param="messages") from error
+
+    def prompt(self, messages: Sequence[Message], *, tools: list[Any] | None, kwargs: dict[str, Any]) -> Int32s:
+        """Return the ids of a conversation with its generation prompt; raises ApiError.
+
+        The rollouts of a group begin with the same one, so the last ones are remembered: do not change what you get.
+        """
+        key = blake2b(msgspec.json.encode([messages, tools, kwargs]), digest_size=16).digest()
+        ids = self._prompts.get(key)
+        if ids is None:
+            ids = self.encode(self.render(messages, tools=tools, kwargs=kwargs, generate=True))
+        remember(self._prompts, key, ids, most=MOST_PROMPTS)
+        return ids
 
     def remembered(self, setting: bytes, render: Callable[[], str]) -> str:
         """Return what was rendered under a digest before, or render it; without a digest nothing is remembered."""

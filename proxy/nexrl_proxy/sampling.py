@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 
 from msgspec import Struct
 
@@ -24,12 +25,13 @@ from nexrl_proxy.parsers.choose import Parsers
 from nexrl_proxy.parsers.plain import PlainParser
 from nexrl_proxy.planning import Plan, place_of
 from nexrl_proxy.prompting import Prompt
-from nexrl_proxy.reading import Delta, Reader
+from nexrl_proxy.reading import Delta, Reader, reasoning_tokens
 from nexrl_proxy.recorder import Recorder
 from nexrl_proxy.render import Renderer
 from nexrl_proxy.restoring import held_of
 
 TRIES = 4
+"""With the pauses between them, an engine that is back within three seconds is not missed."""
 ABORT_TRIES = 8
 ABORT_AGAIN_S = 0.5
 MOST_RESPONSES = 1024
@@ -189,6 +191,9 @@ class Sampler:
         """Sample one choice, telling it as it grows; try again only while nothing was produced."""
         lost = "the client left before the engine was asked"
         for attempt in range(TRIES):
+            if attempt:
+                self.counters["retried"] += 1
+                await _backoff(attempt)
             if draw.running.aborted:
                 break
             completion = await self._tried(draw, reader)
@@ -198,8 +203,6 @@ class Sampler:
             if draw.running.aborted:
                 return completion
             lost = completion.lost or f"the engine aborted the request: {completion.message or 'no reason given'}"
-            self.counters["retried"] += 1
-            await _backoff(attempt)
         raise unavailable(lost)
 
     async def _tried(self, draw: Draw, reader: Reader) -> Completion:
@@ -209,9 +212,10 @@ class Sampler:
             async with self.pool.seat(draw.plan.caller.session) as engine:
                 engine.check(work)
                 draw.running.rids[work.rid] = engine
-                async for completion in engine.complete(work):
-                    await self._read(draw, reader, completion, seen)
-                    seen = len(completion.ids) or len(completion.spoken)
+                async with aclosing(engine.complete(work)) as growing:
+                    async for completion in growing:
+                        await self._read(draw, reader, completion, seen)
+                        seen = len(completion.ids) or len(completion.spoken)
         except EngineLost as error:
             completion.lost = str(error)
             completion.finish = "abort"
@@ -302,30 +306,26 @@ class Sampler:
             stop=completion.matched if isinstance(completion.matched, str) else None,
             tokens=self._texts(completion, 0) if draw.plan.ask.logprobs else None,
         )
+        thought = "reasoning_content" in reader.message
         usage = Usage(
             prompt_tokens=len(draw.prompt.ids) or completion.prompt_tokens,
             completion_tokens=len(completion.ids) or completion.completion_tokens,
             cached_tokens=completion.cached_tokens,
-            reasoning_tokens=reader.reasoning_tokens,
+            reasoning_tokens=reasoning_tokens(self._reader(draw), completion.ids) if thought else 0,
         )
         return Outcome(choice, usage)
 
     def _texts(self, completion: Completion, start: int) -> list[TokenText]:
         """Return tokens from `start` on as replies with logprobs show them."""
-        tops = completion.top_logprobs[start:] if completion.top_logprobs else []
-        shown = [
-            self._text(token, logprob)
-            for token, logprob in zip(completion.ids[start:], completion.logprobs[start:], strict=False)
-        ]
-        if not tops:
-            return shown
-        likeliest = [[self._text(token, logprob) for logprob, token in top] for top in tops]
-        return [TokenText(text.text, text.raw, text.logprob, top) for text, top in zip(shown, likeliest, strict=False)]
-
-    def _text(self, token: int, logprob: float) -> TokenText:
         assert self._reading  # an engine that returns text has refused logprobs
-        vocabulary = self._reading.renderer.vocabulary
-        return TokenText(vocabulary.literal(token), vocabulary.raw(token), logprob)
+        shown = self._reading.renderer.vocabulary.shown
+        pairs = zip(completion.ids[start:], completion.logprobs[start:], strict=False)
+        if not completion.top_logprobs:
+            return [TokenText(*shown(token), logprob) for token, logprob in pairs]
+        tops = [
+            [TokenText(*shown(token), logprob) for logprob, token in top] for top in completion.top_logprobs[start:]
+        ]
+        return [TokenText(*shown(token), logprob, top) for (token, logprob), top in zip(pairs, tops, strict=False)]
 
     def _ended(self, session: str, task: "asyncio.Task[list[Outcome]]") -> None:
         self.active[session].discard(task)
@@ -354,5 +354,5 @@ def _new_messages(draw: Draw) -> list[dict[str, object]]:
 
 
 async def _backoff(attempt: int) -> None:
-    """Wait before the next try."""
-    await asyncio.sleep(min(0.1 * 3**attempt, 2.0))
+    """Wait before another try: 0.1 s, 0.5 s, 2.5 s."""
+    await asyncio.sleep(0.1 * 5 ** (attempt - 1))

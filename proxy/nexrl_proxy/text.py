@@ -33,6 +33,7 @@ class Vocabulary:
         self.hidden = frozenset(hidden)
         self._byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
         self._added = {index: token.content for index, token in tokenizer.get_added_tokens_decoder().items()}
+        self._shown: dict[int, tuple[str, bytes]] = {}
         self._bytes: dict[int, bytes] = dict.fromkeys(self.hidden, b"")
 
     def decoder(self) -> Decoder:
@@ -46,11 +47,14 @@ class Vocabulary:
             known = self._bytes[token] = self._spell(token)
         return known
 
-    def raw(self, token: int) -> bytes:
-        """Return a single token's bytes, special tokens included; perhaps half a character."""
-        if token in self._added or not self._byte_level:
-            return self.literal(token).encode()
-        return self.bytes_of(token)
+    def shown(self, token: int) -> tuple[str, bytes]:
+        """Return a single token as text and as bytes, special tokens included; the bytes may be half a character."""
+        known = self._shown.get(token)
+        if known is None:
+            text = self.literal(token)
+            raw = text.encode() if token in self._added or not self._byte_level else self.bytes_of(token)
+            known = self._shown[token] = (text, raw)
+        return known
 
     def literal(self, token: int) -> str:
         """Return a single token as text, special tokens included."""

@@ -4,9 +4,11 @@ Pure: what to answer was decided elsewhere.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from nexrl_proxy.dialects import Ask, Choice, Opening, TokenText, Usage
 from nexrl_proxy.errors import ApiError
@@ -114,11 +116,22 @@ def usage_of(usage: Usage) -> dict[str, Any]:
 
 def logprobs_of(tokens: Sequence[TokenText]) -> dict[str, Any]:
     """Return tokens as OpenAI shows their logprobs."""
-    return {
-        "content": [{**_token(token), "top_logprobs": [*map(_token, token.top)]} for token in tokens],
-        "refusal": None,
-    }
+    return {"content": Raw(b"[" + b",".join(map(_token, tokens)) + b"]"), "refusal": None}
 
 
-def _token(token: TokenText) -> dict[str, Any]:
-    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.raw)}
+def _token(token: TokenText) -> bytes:
+    head, tail = _around(token.text, token.raw)
+    top = b",".join(_alternative(other) for other in token.top)
+    return b'%s%s%s,"top_logprobs":[%s]}' % (head, repr(token.logprob).encode(), tail, top)
+
+
+def _alternative(token: TokenText) -> bytes:
+    head, tail = _around(token.text, token.raw)
+    return b"%s%s%s}" % (head, repr(token.logprob).encode(), tail)
+
+
+@lru_cache(maxsize=65536)
+def _around(text: str, raw: bytes) -> tuple[bytes, bytes]:
+    """Return the JSON of a token before and behind its logprob; written once, as replies have hundreds of them."""
+    head = b'{"token":%s,"logprob":' % msgspec.json.encode(text)
+    return head, b',"bytes":%s' % msgspec.json.encode(list(raw))

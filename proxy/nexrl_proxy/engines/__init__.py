@@ -4,7 +4,7 @@ One file per kind (`sglang`, `vllm`, `openai`); `kinds` makes them by name, `poo
 recording and reading the tokens are `sampling`'s.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 import msgspec
@@ -74,7 +74,7 @@ class Engine(Protocol):
         """Raise ApiError for what this kind of engine cannot honour; does not ask the engine."""
         ...
 
-    def complete(self, work: Work) -> AsyncIterator[Completion]:
+    def complete(self, work: Work) -> AsyncGenerator[Completion]:
         """Yield one growing completion whenever something arrived; once, at the end, where `work` is not streamed.
 
         Raises ApiError where the engine refuses, EngineLost where it is not there or went away.

@@ -4,7 +4,7 @@ What the client asked goes through as it came, with the upstream's own model nam
 parameters that are in force. What comes back is told as deltas; usage is the upstream's own count.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -50,7 +50,7 @@ class OpenAIEngine:
         if work.top_logprobs or _request(work).get("logprobs"):
             raise unsupported("logprobs", "logprobs are not supported with an OpenAI upstream: leave them out")
 
-    async def complete(self, work: Work) -> AsyncIterator[Completion]:
+    async def complete(self, work: Work) -> AsyncGenerator[Completion]:
         completion = Completion(exact=False)
         speech = Speech(completion)
         try:

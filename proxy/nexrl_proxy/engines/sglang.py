@@ -4,7 +4,7 @@ A field is sent only where it is used, because the embedded engine refuses those
 mean is `generated`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -35,7 +35,7 @@ class SglangEngine:
         if not work.ids:
             raise ApiError(EMPTY, param="prompt")
 
-    async def complete(self, work: Work) -> AsyncIterator[Completion]:
+    async def complete(self, work: Work) -> AsyncGenerator[Completion]:
         growth = Growth()
         completion = growth.completion
         try:

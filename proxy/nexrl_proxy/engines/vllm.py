@@ -5,7 +5,7 @@ no abort but a closed connection; a plain request that is aborted loses what it 
 where `are_exact` says so, and it does not tell which weights it holds: whoever publishes them does.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -92,7 +92,7 @@ class VllmEngine:
             if name not in NAMES and name not in SAME and name not in GRAMMARS:
                 raise unsupported(name, f"{name} is not supported by vLLM behind this proxy: leave it out")
 
-    async def complete(self, work: Work) -> AsyncIterator[Completion]:
+    async def complete(self, work: Work) -> AsyncGenerator[Completion]:
         completion = Completion(exact=are_exact(work.params, processed=self._processed))
         version = self._weight_version
         try:
