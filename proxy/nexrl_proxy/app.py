@@ -6,6 +6,7 @@ ask is `operating`. Served by `serve`, or by a test.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 
@@ -15,7 +16,7 @@ from nexrl_proxy.answering import RETRY_HEADER, Reply, Retries, Work, delivered,
 from nexrl_proxy.attribution import Caller, caller_of
 from nexrl_proxy.dialects import Ask, Dialect, Opening
 from nexrl_proxy.dialects.table import COUNTERS, DIALECTS, Counts
-from nexrl_proxy.errors import ApiError
+from nexrl_proxy.errors import ApiError, broken, too_deep, too_large
 from nexrl_proxy.limits import Limits
 from nexrl_proxy.operating import ACCESS, RECORDER, RETRIES, SAMPLER, Access, add_routes
 from nexrl_proxy.planning import Plans
@@ -29,6 +30,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PLANNER: web.AppKey[Plans] = web.AppKey("planner", Plans)
 LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)
 MODEL: web.AppKey[str] = web.AppKey("model", str)
+log = logging.getLogger(__name__)
 
 
 def make_app(
@@ -101,16 +103,20 @@ def counted(dialect: Counts) -> Handler:
 
 
 async def read(request: web.Request) -> bytes:
-    """Return the body; raises ApiError where it does not come, or is too large."""
+    """Return the body; raises ApiError where it does not come, cannot be unpacked, or is too large."""
+    most = request.app[LIMITS].body_bytes
+    if (request.content_length or 0) > most:  # before a byte of it takes memory
+        raise too_large(most)
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await request.read()
     except TimeoutError as error:
         raise ApiError(f"the body did not arrive within {BODY_TIMEOUT_S:g} s: send it again", status=408) from error
     except web.HTTPRequestEntityTooLarge as error:
-        most = request.app[LIMITS].body_bytes // 2**20
-        message = f"the body is larger than {most} MiB: shorten it, or start the proxy with a larger --max-body-mb"
-        raise ApiError(message, status=413, code="request_too_large") from error
+        raise too_large(most) from error
+    except web.RequestPayloadError as error:
+        encoding = request.headers.get("content-encoding", "identity")
+        raise ApiError(f"the body is not what its content-encoding {encoding!r} says: send it without one") from error
 
 
 async def models(request: web.Request) -> web.StreamResponse:
@@ -143,7 +149,15 @@ async def errors_as_answers(request: web.Request, handler: Handler) -> web.Strea
         return json_response(_dialect(request).error(error), status=error.status, headers=headers)
     except web.HTTPException as error:
         described = ApiError(f"{request.method} {request.path}: {error.reason}", status=error.status)
-        return json_response(_dialect(request).error(described), status=error.status)
+        allowed = {"allow": error.headers["allow"]} if "allow" in error.headers else None
+        return json_response(_dialect(request).error(described), status=error.status, headers=allowed)
+    except RecursionError:
+        return json_response(_dialect(request).error(too_deep()), status=too_deep().status)
+    except ConnectionError:
+        raise
+    except Exception:  # a bug is logged and answered, and the others are served on
+        log.exception("%s %s failed", request.method, request.path)
+        return json_response(_dialect(request).error(broken()), status=broken().status)
 
 
 def _dialect(request: web.Request) -> Dialect:

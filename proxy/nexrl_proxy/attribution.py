@@ -40,13 +40,15 @@ def caller_of(
     """Return who called; `prefix` is the attempt named by the URL, header names are case-insensitive.
 
     Raises ApiError: 401 for a wrong key or, with `require_session`, a call nobody can be credited with; 403 for a key
-    of another attempt than the one named; 400 for an id that cannot be one.
+    of another attempt than the one named, and for the admin key where it names none; 400 for an id that cannot be one.
     """
     trace_id, parent_span = _trace_context(headers.get("traceparent", ""))
     keyed = _attempt_of_key(headers, admin_key)
     named = prefix or headers.get(SESSION_HEADER) or _from_baggage(headers.get("baggage", ""))
     if keyed and named and named != keyed:
         raise forbidden(f"the key belongs to attempt {keyed!r}, the request names {named!r}: use that attempt's key")
+    if not keyed and not named and any(is_admin(key, admin_key) for key in presented_keys(headers)):
+        raise forbidden("this is the admin key, which no agent may hold: give it an attempt key (`nexrl key ATTEMPT`)")
     session = named or keyed or (trace_id.hex() if trace_id else None)
     if session is None and require_session:
         raise unauthorized(

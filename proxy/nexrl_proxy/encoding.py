@@ -75,9 +75,13 @@ class Encoder:
         """Return text as people said it."""
         if MARK not in text:
             return text
-        return _MARKED.sub(self._unmarked, text)
+        return _MARKED.sub(self._said, text)
 
-    def _unmarked(self, mark: re.Match[str]) -> str:
+    def unmarked(self, text: str) -> str:
+        """Return text for `encode` in which nothing is taken for a mark."""
+        return text.replace(MARK, self._marks[MARK])
+
+    def _said(self, mark: re.Match[str]) -> str:
         index = ord(mark[1]) - FIRST
         return self._controls[index] if 0 <= index < len(self._controls) else mark[0]  # half a mark, cut by a template
 

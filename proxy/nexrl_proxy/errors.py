@@ -41,6 +41,22 @@ def too_long(prompt: int, context: int) -> ApiError:
     )
 
 
+def too_large(most: int) -> ApiError:
+    """Return the refusal of a body of more than `most` bytes."""
+    message = f"the body is larger than {most // 2**20} MiB: shorten it, or start the proxy with a larger --max-body-mb"
+    return ApiError(message, status=413, code="request_too_large")
+
+
+def too_deep() -> ApiError:
+    """Return the refusal of JSON that is nested deeper than can be read."""
+    return ApiError("the request is nested too deep: send at most a few hundred levels")
+
+
+def broken() -> ApiError:
+    """Return the answer where the proxy itself is at fault."""
+    return ApiError("the proxy failed; its log says why", status=500, kind="api_error", code="internal_error")
+
+
 def unavailable(message: str) -> ApiError:
     """Return the answer while the engine cannot be reached; clients may try again."""
     return ApiError(message, status=503, kind="service_unavailable_error", code="engine_unavailable")

@@ -223,7 +223,7 @@ class Planner:
         if forced is None:
             message = "tool_choice: this model's tool-call format cannot be begun for it; use 'auto' or 'none'"
             raise unsupported("tool_choice", message)
-        return prompt.beginning(forced, self._renderer.encode(forced))
+        return prompt.beginning(forced, self._renderer.encode(forced, behind=True))
 
     def _raw(self, ask: Ask, session: Session) -> list[Prompt]:
         size = self._renderer.vocabulary_size
@@ -290,7 +290,7 @@ def decoded_messages(body: bytes) -> list[Message]:
     """Return messages from JSON; raises ApiError."""
     try:
         messages = _messages.decode(body)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise ApiError(f"messages: {error}", param="messages") from error
     if not messages:
         raise ApiError("number of messages is 0: send at least one", param="messages")

@@ -108,11 +108,11 @@ def raw_prompt(prompt: str | Int32s, session: Session, renderer: Renderer) -> Pr
         rest = data[length:].decode(errors="surrogatepass")
         closing = renderer.literal(held.completion[-1]) if held.ended else ""
         if rest.startswith(closing):
-            delta = renderer.encode(rest[len(closing) :])
+            delta = renderer.encode_raw(rest[len(closing) :], behind=True)
             ids = held.ids()
             ids.extend(delta)
             return Prompt(ids=ids, delta=delta, parent=held, covered=len(prompt) - len(rest))
-    ids = renderer.encode(prompt)
+    ids = renderer.encode_raw(prompt)
     return Prompt(ids=ids, delta=ids)
 
 
@@ -203,4 +203,4 @@ def _encoded_after(renderer: Renderer, last: str, text: str) -> Int32s:
     alone = renderer.encode(last)
     if last and behind[: len(alone)] == alone:
         return Int32s(behind[len(alone) :])
-    return renderer.encode(text)
+    return renderer.encode(text, behind=True)

@@ -101,9 +101,12 @@ class Renderer:
                 remember(self._remembered, setting, text, most=MOST_REMEMBERED)
         return text
 
-    def encode(self, text: str) -> Int32s:
-        """Return a rendered text's token ids; the template has written the special tokens."""
-        ids = self._encoder.encode(text)
+    def encode(self, text: str, *, behind: bool = False) -> Int32s:
+        """Return a rendered text's token ids; the template has written the special tokens.
+
+        `behind` tokens that are there, nothing is put before its first word.
+        """
+        ids = self._encoder.encode(text, behind=behind)
         if ids and max(ids) >= self.vocabulary_size:
             raise ApiError(
                 f"the tokenizer gives id {max(ids)} and the model knows {self.vocabulary_size}: "
@@ -112,6 +115,10 @@ class Renderer:
                 kind="server_error",
             )
         return ids
+
+    def encode_raw(self, text: str, *, behind: bool = False) -> Int32s:
+        """Return the token ids of text that no template has seen: what reads as a control token in it is one."""
+        return self.encode(self._encoder.unmarked(text), behind=behind)
 
     def control_at(self, text: str) -> str:
         """Return the control token that a rendered text begins with, or ""."""

@@ -2,11 +2,17 @@
 
 import asyncio
 import contextlib
+import gc
 import os
+import sys
+import tempfile
+from collections.abc import Coroutine
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import aiohttp
+import msgspec
 import typer
 from aiohttp import web
 from msgspec import Struct
@@ -18,7 +24,9 @@ from nexrl_proxy.app import make_app
 from nexrl_proxy.conversation import Sessions
 from nexrl_proxy.engines.kinds import KINDS, Serving, engines_of
 from nexrl_proxy.engines.pool import Pool
+from nexrl_proxy.leftovers import bring_in, spool_names
 from nexrl_proxy.limits import BODY_MB, Limits
+from nexrl_proxy.listening import allow_many_files, bound, listen, runner_of
 from nexrl_proxy.operating import Access
 from nexrl_proxy.parsers.choose import REASONING_PARSERS, TOOL_PARSERS, Parsers
 from nexrl_proxy.planning import Planner, Plans, SpokenPlanner
@@ -30,8 +38,9 @@ from nexrl_proxy.restoring import Restorer
 from nexrl_proxy.sampling import Reading, Sampler
 from nexrl_proxy.spool import Spool
 from nexrl_proxy.template import template_of
+from nexrl_proxy.workers.supervisor import Place, Supervisor
+from nexrl_proxy.workers.worker import Shared, work
 
-SHUTDOWN_TIMEOUT_S = 1.0
 ENGINE_KEY_VARIABLE = "NEXRL_ENGINE_KEY"
 HISTORIES = ("append", "template")
 
@@ -52,6 +61,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     history: HistoryPolicy = "append"
     body_mb: int = BODY_MB
     per_minute: int | None = None
+    workers: int = 1
+    spool: str = "spool"
+    """Its directory in `data`."""
 
 
 def proxy(
@@ -111,6 +123,9 @@ def proxy(
     requests_per_minute: Annotated[
         int | None, typer.Option(help="Most requests a session may make a minute (429). [default: no limit]", min=1)
     ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes that share the port; all calls of a session go to the same one.", min=1)
+    ] = 1,
     served_model: Annotated[
         str | None, typer.Option(help="Name listed by /v1/models. [default: the model directory's name]")
     ] = None,
@@ -143,11 +158,59 @@ def proxy(
             history=_history(history),
             body_mb=max_body_mb,
             per_minute=requests_per_minute,
+            workers=workers,
         )
-        asyncio.run(serve(settings, reading_of(settings), at=(host, port), exit_with_parent=exit_with_parent))
+        code = run(settings, at=(host, port), exit_with_parent=exit_with_parent)
     except NexrlError as error:
         typer.echo(f"nexrl proxy: {error}", err=True)
         raise typer.Exit(2) from error
+    if code:
+        raise typer.Exit(code)
+
+
+def run(settings: Settings, *, at: tuple[str, int], exit_with_parent: bool) -> int:
+    """Serve until the process is asked to stop and return the exit code; raises ConfigError."""
+    allow_many_files()
+    reading = reading_of(settings)
+    bring_in(settings.data, settings.workers)
+    if settings.workers > 1:
+        return run_workers(settings, reading, at=at, exit_with_parent=exit_with_parent)
+    run_loop(serve(settings, reading, at=at, exit_with_parent=exit_with_parent))
+    return 0
+
+
+def run_loop(main: Coroutine[None, None, None]) -> None:
+    """Run an event loop: uvloop's where it is installed."""
+    factory = None
+    if find_spec("uvloop"):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+def run_workers(settings: Settings, reading: Reading | None, *, at: tuple[str, int], exit_with_parent: bool) -> int:
+    """Serve from several processes and return the exit code; raises ConfigError."""
+    names = spool_names(settings.workers)
+    sockets = bound(*at)
+
+    def make(index: int, http: aiohttp.ClientSession) -> web.Application:
+        return app_of(msgspec.structs.replace(settings, spool=names[index]), reading, http)
+
+    with tempfile.TemporaryDirectory(prefix="nexrl-proxy-", ignore_cleanup_errors=True) as directory:
+        shared = Shared(settings.workers, sockets, Path(directory), make)
+
+        def worker(place: Place) -> None:
+            run_loop(work(shared, place))
+
+        def announce() -> None:
+            sys.stdout.write(f"ready {url_of(at[0], sockets[0].getsockname()[1])}\n")
+            sys.stdout.flush()
+
+        gc.freeze()  # what workers share stays shared: collecting would write into every page
+        supervisor = Supervisor(settings.workers, worker, announce=announce, listeners=sockets)
+        return supervisor.run(exit_with_parent=exit_with_parent)
 
 
 async def serve(settings: Settings, reading: Reading | None, *, at: tuple[str, int], exit_with_parent: bool) -> None:
@@ -165,7 +228,7 @@ def app_of(settings: Settings, reading: Reading | None, http: aiohttp.ClientSess
     """Return the proxy; `http` reaches ingest. Raises ConfigError."""
     key, sessions = settings.access.admin_key, Sessions()
     pool = Pool(engines_of(settings.engine, settings.serving))
-    recorder = Recorder(Spool(settings.data / "spool"), ingest=settings.ingest, admin_key=key, http=http)
+    recorder = Recorder(Spool(settings.data / settings.spool), ingest=settings.ingest, admin_key=key, http=http)
     sampler = Sampler(pool=pool, reading=reading, recorder=recorder, sessions=sessions)
     planner: Plans = SpokenPlanner(sessions=sessions, policy=settings.policy)
     if reading:
@@ -199,18 +262,8 @@ def reading_of(settings: Settings) -> Reading | None:
     return Reading(Renderer(settings.model, markers=parsers.markers, endings=parsers.endings), parsers)
 
 
-def runner_of(app: web.Application) -> web.AppRunner:
-    """Return the server: it cancels a handler whose client has gone, which is how an abandoned request ends."""
-    return web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
-
-
-async def listen(runner: web.AppRunner, host: str, port: int) -> int:
-    """Start listening and return the port; raises ConfigError where that is not possible."""
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
-        raise ConfigError(f"--host {host} --port {port}: {error.strerror}; choose another port, or 0") from error
-    return runner.addresses[0][1]
+def url_of(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _history(given: str) -> HistoryPolicy:

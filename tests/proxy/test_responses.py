@@ -127,7 +127,7 @@ async def test_logprobs_are_those_of_the_sampled_tokens(world, client):
 
 async def test_errors_are_the_official_clients_exceptions(world, client):
     with pytest.raises(BadRequestError) as hosted:
-        await client.responses.create(model="m", input="x", tools=[{"type": "web_search"}])
+        await client.responses.create(model="m", input="x", tools=[{"type": "file_search"}])
     with pytest.raises(BadRequestError) as long:
         await client.responses.create(model="m", input="x y" * 5000)
     with pytest.raises(BadRequestError) as schema:

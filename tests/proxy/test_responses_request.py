@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from nexrl_proxy.dialects.responses import decode
@@ -115,7 +116,7 @@ def test_what_cannot_change_the_result_is_accepted():
             "input",
             "$.input[0].output",
         ),
-        ({"tools": [{"type": "web_search"}]}, "tools", "tools[0] is of type 'web_search'"),
+        ({"tools": [{"type": "file_search"}]}, "tools", "tools[0] is of type 'file_search'"),
         ({"tools": [TOOL, {"type": "local_shell"}]}, "tools", "tools[1] is of type 'local_shell'"),
         ({"tools": [{"type": "mcp", "server_label": "x"}]}, "tools", "mcp"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "a function tool needs its name"),
@@ -158,3 +159,11 @@ def test_what_cannot_be_honoured_is_refused_by_name(body, param, named):
 def test_a_body_that_is_no_request_is_the_clients_error(body):
     with pytest.raises(ApiError, match="the request is not"):
         decode(body)
+
+
+def test_a_web_search_that_is_merely_offered_is_not_shown_to_the_model():
+    ask = decode(
+        msgspec.json.encode({"input": "hi", "tools": [TOOL, {"type": "web_search", "search_context_size": "low"}]})
+    )
+    assert [tool["function"]["name"] for tool in ask.tools or []] == [TOOL["name"]]
+    assert ask.shown["tools"][1]["type"] == "web_search"

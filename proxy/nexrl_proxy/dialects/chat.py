@@ -124,7 +124,7 @@ def _tools(raw: bytes) -> list[dict[str, Any]] | None:
     """Return tool definitions; agents send the same ones with every request."""
     try:
         return msgspec.json.decode(raw, type=list[dict[str, Any]] | None) or None
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise ApiError(f"tools: {error}", param="tools") from error
 
 

@@ -122,12 +122,12 @@ def logprobs_of(tokens: Sequence[TokenText]) -> dict[str, Any]:
 def _token(token: TokenText) -> bytes:
     head, tail = _around(token.text, token.raw)
     top = b",".join(_alternative(other) for other in token.top)
-    return b'%s%s%s,"top_logprobs":[%s]}' % (head, repr(token.logprob).encode(), tail, top)
+    return b'%s%s%s,"top_logprobs":[%s]}' % (head, msgspec.json.encode(token.logprob), tail, top)
 
 
 def _alternative(token: TokenText) -> bytes:
     head, tail = _around(token.text, token.raw)
-    return b"%s%s%s}" % (head, repr(token.logprob).encode(), tail)
+    return b"%s%s%s}" % (head, msgspec.json.encode(token.logprob), tail)
 
 
 @lru_cache(maxsize=65536)

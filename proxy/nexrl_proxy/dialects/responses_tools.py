@@ -2,7 +2,8 @@
 
 Functions travel flat, inside namespaces, or as custom tools, whose input is free text. A chat template knows functions
 alone, so a namespace becomes part of the name, and a custom tool a function of one string. A custom tool's grammar is
-told to the model and not enforced. Tools that a server runs (web search and the like) are refused by name.
+told to the model and not enforced. Tools that a server runs are refused by name, but for web search, which some agents
+(Codex) offer in every request: the model is not shown it, and a `tool_choice` that names it is refused.
 """
 
 from typing import Any
@@ -11,6 +12,8 @@ from msgspec import Struct
 
 from nexrl_proxy.errors import ApiError, unsupported
 
+UNSHOWN = "web_search"
+"""Types of tools that begin with it are left out of what the model is shown."""
 INPUT = "input"
 """The one argument of a custom tool's function."""
 _INPUT_SCHEMA = {
@@ -104,6 +107,8 @@ def _flat(tools: list[Any]) -> list[tuple[dict[str, Any], Named]]:
                     (item, _named(item, f"tools[{index}].tools[{place}]", namespace))
                     for place, item in enumerate(inner)
                 ]
+            case {"type": str(kind)} if kind.startswith(UNSHOWN):
+                continue
             case _:
                 found.append((tool, _named(tool, f"tools[{index}]", None)))
     return found
