@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from rich.console import Console
@@ -26,6 +27,7 @@ from nexrl_trainer.picture import draw_rewards
 from nexrl_trainer.policy.placed import PlacedTrainService
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
+from nexrl_trainer.recipe.tree import SamplingPolicy
 from nexrl_trainer.rollouts.collect import Collector
 from nexrl_trainer.rollouts.proxy import ProxyClient
 from nexrl_trainer.services import ServiceProcess
@@ -150,7 +152,30 @@ class Services:
 def _proxy_arguments(recipe: Recipe, model: Path, directory: RunDirectory, engine: str, ingest: str) -> list[str]:
     where = ["--port", str(recipe.proxy.port), "--engine", engine, "--ingest", ingest, "--data", str(directory.proxy)]
     parsers = ["--tool-parser", recipe.proxy.tool_parser, "--reasoning-parser", recipe.proxy.reasoning_parser]
-    return ["proxy", *where, "--model", str(model), *parsers, "--served-model", recipe.name, "--require-session"]
+    policy = ["--history", recipe.proxy.history, "--sampling", _sampling_policy(recipe.proxy.sampling)]
+    return [
+        "proxy",
+        *where,
+        "--model",
+        str(model),
+        *parsers,
+        *policy,
+        "--served-model",
+        recipe.name,
+        "--require-session",
+    ]
+
+
+def _sampling_policy(policy: SamplingPolicy) -> str:
+    """Return the policy as the proxy reads it: only what is set."""
+    set_ = {
+        mode: {
+            kind: {name: value for name, value in msgspec.structs.asdict(part).items() if value is not None}
+            for kind, part in (("force", rule.force), ("default", rule.default))
+        }
+        for mode, rule in (("train", policy.train), ("eval", policy.eval))
+    }
+    return msgspec.json.encode(set_).decode()
 
 
 def _gpu_share(recipe: Recipe) -> float:

@@ -37,12 +37,24 @@ def reference() -> str:
 
 
 def _section(title: str, part: type[Struct], prefix: str, notes: dict[tuple[str, str], str]) -> list[str]:
-    lines = [f"\n## {title}\n", "| setting | default | |", "|---|---|---|"]
+    return [f"\n## {title}\n", "| setting | default | |", "|---|---|---|", *_rows(part, prefix, notes)]
+
+
+def _rows(part: type[Struct], prefix: str, notes: dict[tuple[str, str], str]) -> list[str]:
+    """Return a row for each setting; parts inside that are alike share theirs: `{train,eval}.temperature`."""
+    rows: list[str] = []
+    inner: dict[type[Struct], list[str]] = {}
     for field in msgspec.structs.fields(part):
-        if not _is_part(field.type):
-            note = notes.get((part.__name__, field.name), "")
-            lines.append(f"| `{prefix}{field.name}` | {_default(field)} | {note} |".replace("  |", " |"))
-    return lines
+        note = notes.get((part.__name__, field.name), "")
+        if _is_part(field.type):
+            inner.setdefault(field.type, []).append(field.name)
+        if not _is_part(field.type) or (note and prefix):
+            shown = "" if _is_part(field.type) else _default(field)
+            rows.append(f"| `{prefix}{field.name}` | {shown} | {note} |".replace("  |", " |"))
+    for kind, names in inner.items() if prefix else ():
+        name = names[0] if len(names) == 1 else f"{{{','.join(names)}}}"
+        rows += _rows(kind, f"{prefix}{name}.", notes)
+    return rows
 
 
 def _is_part(kind: Any) -> bool:

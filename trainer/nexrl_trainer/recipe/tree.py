@@ -101,10 +101,37 @@ class Engine(Part, frozen=True, kw_only=True):
             raise ValueError(f"kind 'embedded' starts its own process: remove engine.url={self.url}")
 
 
+class Sampling(Part, frozen=True, kw_only=True):
+    temperature: Annotated[float, Meta(ge=0)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: int | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    max_new_tokens: Positive | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+
+
+class SamplingRule(Part, frozen=True, kw_only=True):
+    force: Sampling = Sampling()
+    """In force whatever an agent asks for: many ask for temperature 0, at which nothing is explored or trained."""
+    default: Sampling = Sampling()
+    """In force where an agent asks for nothing."""
+
+
+class SamplingPolicy(Part, frozen=True, kw_only=True):
+    train: SamplingRule = SamplingRule()
+    eval: SamplingRule = SamplingRule()
+
+
 class Proxy(Part, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     tool_parser: str = "auto"
-    reasoning_parser: str = "none"
+    """Format of tool calls; `auto` takes it from the chat template. `nexrl proxy --help` lists them."""
+    reasoning_parser: str = "auto"
+    history: Literal["append", "template"] = "append"
+    """Earlier turns stay as they were sampled, or the chat template renders them anew, which may end a chain."""
+    sampling: SamplingPolicy = SamplingPolicy()
 
 
 class Ingest(Part, frozen=True, kw_only=True):

@@ -57,6 +57,7 @@ def agent_environment(proxy: str, key: str, model: str, extra: Mapping[str, str]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NEXRL_")}
     base = f"{proxy}/v1"
     ours = {"OPENAI_BASE_URL": base, "OPENAI_API_BASE": base, "OPENAI_API_KEY": key, "OPENAI_MODEL": model}
+    ours |= {"ANTHROPIC_BASE_URL": proxy, "ANTHROPIC_API_KEY": key, "ANTHROPIC_MODEL": model}
     # A company's HTTP proxy does not know the way back to this machine.
     direct = ",".join(filter(None, [inherited.get("NO_PROXY"), urlsplit(proxy).hostname, "localhost"]))
     ours |= {"NO_PROXY": direct, "no_proxy": direct}
