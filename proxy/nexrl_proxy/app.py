@@ -19,6 +19,7 @@ from nexrl_proxy.dialects.table import COUNTERS, DIALECTS, Counts
 from nexrl_proxy.errors import ApiError, broken, too_deep, too_large
 from nexrl_proxy.limits import Limits
 from nexrl_proxy.operating import ACCESS, RECORDER, RETRIES, SAMPLER, Access, add_routes
+from nexrl_proxy.packing import unpacked
 from nexrl_proxy.planning import Plans
 from nexrl_proxy.recorder import Recorder
 from nexrl_proxy.sampling import Sampler
@@ -109,14 +110,12 @@ async def read(request: web.Request) -> bytes:
         raise too_large(most)
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await request.read()
+            body = await request.read()
     except TimeoutError as error:
         raise ApiError(f"the body did not arrive within {BODY_TIMEOUT_S:g} s: send it again", status=408) from error
     except web.HTTPRequestEntityTooLarge as error:
         raise too_large(most) from error
-    except web.RequestPayloadError as error:
-        encoding = request.headers.get("content-encoding", "identity")
-        raise ApiError(f"the body is not what its content-encoding {encoding!r} says: send it without one") from error
+    return unpacked(body, request.headers.get("content-encoding", ""), most)
 
 
 async def models(request: web.Request) -> web.StreamResponse:

@@ -57,7 +57,7 @@ def caller_of(
         )
     return Caller(
         session=_checked(session) if session else UNATTRIBUTED,
-        agent=headers.get(AGENT_HEADER, "")[:LONGEST_AGENT_NAME] or None,
+        agent=_readable(headers.get(AGENT_HEADER, ""))[:LONGEST_AGENT_NAME] or None,
         trace_id=trace_id,
         parent_span=parent_span,
     )
@@ -73,9 +73,11 @@ def require_admin(headers: Mapping[str, str], admin_key: str) -> None:
 
 
 def presented_keys(headers: Mapping[str, str]) -> list[str]:
-    """Return the keys a request carries, as a bearer token or as `x-api-key`."""
+    """Return the keys a request carries, as a bearer token or as `x-api-key`; raises ApiError where none can be one."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     keys = [token.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", "").strip()]
+    if not all(key.isascii() for key in keys):
+        raise unauthorized("the key is not ASCII: send it as `nexrl key ATTEMPT` prints it")
     return [key for key in keys if key]
 
 
@@ -87,6 +89,11 @@ def _attempt_of_key(headers: Mapping[str, str], admin_key: str) -> str | None:
     if len(attempts) > 1:
         raise forbidden("the bearer token and x-api-key belong to different attempts: send one of them")
     return attempts.pop() if attempts else None
+
+
+def _readable(header: str) -> str:
+    """Return a header's text; bytes that are not UTF-8, which could not be recorded, as U+FFFD."""
+    return header.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _checked(session: str) -> str:

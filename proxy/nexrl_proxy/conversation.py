@@ -22,6 +22,8 @@ MOST_CALLS = 8192
 """Per session; the calls nobody continued for longest are forgotten first."""
 MOST_BYTES = 2**30
 """For all sessions; the sessions nobody used for longest are forgotten first."""
+MOST_RESPONSES = 1024
+"""Per session: replies that a request may go on from by their id."""
 MOST_BODIES = 64
 """Per session: requests whose messages are recognised by their bytes."""
 BYTES_PER_CALL = 1200
@@ -111,9 +113,26 @@ class Session:
         self._replies: OrderedDict[bytes, None] = OrderedDict()
         """What was replied, wherever."""
         self.size = 0
+        self.whole = False
+        """What ingest has of it was looked for; there may be more until then."""
 
     def __len__(self) -> int:
         return len(self._calls)
+
+    def adopt(self, later: "Session") -> None:
+        """Take over what another one holds, as said after everything here."""
+        self.bodies.adopt(later.bodies)
+        self.raw.adopt(later.raw)
+        for reply, said in later.responses.items():
+            remember(self.responses, reply, said, most=MOST_RESPONSES)
+        for store, more in (
+            (self._calls, later._calls),
+            (self._prompts, later._prompts),
+            (self._replies, later._replies),
+        ):
+            for key, value in more.items():
+                remember(store, key, value, most=MOST_CALLS)
+        self.size += later.size
 
     def find(self, history: History) -> Found | None:
         """Return the call this request continues: the one that covers most, then the latest."""
@@ -145,14 +164,12 @@ class Session:
             remember(self._replies, _digest(message), None, most=MOST_CALLS)
         self.size += call.size
 
-    def hold_raw(self, call: Held, prompt: str | None, reply: Message) -> str:
-        """Let later raw prompts continue `call`; returns the text of prompt and completion, where that is known."""
-        text = None if prompt is None else prompt + (reply.get("content") or "")
+    def hold_raw(self, call: Held, text: str | None) -> None:
+        """Let later raw prompts continue `call`; `text` is its prompt with its completion, where that came as text."""
         if text is not None:
             self.raw.remember(TEXT, text.encode(errors="surrogatepass"), call)
         self.raw.remember(IDS, pack(call.ids()), call)
         self.size += call.size
-        return text or ""
 
 
 class Sessions:

@@ -48,8 +48,9 @@ class Guarded(web.RequestHandler):
     """
 
     def __init__(self, server: web.Server, *, head_timeout_s: float = HEAD_TIMEOUT_S) -> None:
-        quiet: dict[str, Any] = {"access_log": None}
-        super().__init__(server, loop=asyncio.get_running_loop(), **quiet)
+        # Packed bodies are `packing`'s: it knows when to stop.
+        settings: dict[str, Any] = {"access_log": None, "auto_decompress": False}
+        super().__init__(server, loop=asyncio.get_running_loop(), **settings)
         self._head_timeout_s = head_timeout_s
         self._too_late: asyncio.TimerHandle | None = None
 

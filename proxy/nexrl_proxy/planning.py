@@ -161,18 +161,26 @@ class Planner:
         _, prompts = await self._prompts(ask, caller)
         return sum(len(prompt.ids) for prompt in prompts)
 
-    async def _session(self, ask: Ask, attempt: str) -> Session:
-        """Return the session as far as it is known, read back where the request goes on from something."""
-        session = self._sessions.known(attempt)
-        if session is None and self._restorer and _goes_on(ask):
-            restored = await self._restorer.session(attempt)
-            session = self._sessions.known(attempt)  # another request may have been quicker
-            if session is None:
-                self._sessions.put(attempt, restored)
-        return session or self._sessions.get(attempt)
-
     async def _prompts(self, ask: Ask, caller: Caller) -> tuple[Talk | None, list[Prompt]]:
-        session = await self._session(ask, caller.session)
+        """Return the conversation and its prompts; a session that lacks what they go on from is read back first."""
+        session = self._sessions.get(caller.session)
+        may_lack = self._restorer is not None and not session.whole and _goes_on(ask)
+        if not (may_lack and ask.previous is not None and ask.previous not in session.responses):
+            talk, prompts = self._found(ask, session)
+            if not may_lack or all(prompt.parent and not prompt.drift for prompt in prompts):
+                return talk, prompts
+        return self._found(ask, await self._whole(caller.session))
+
+    async def _whole(self, attempt: str) -> Session:
+        """Return a session with what ingest has of it."""
+        assert self._restorer
+        whole = await self._restorer.session(attempt)
+        whole.adopt(self._sessions.get(attempt))
+        whole.whole = True
+        self._sessions.put(attempt, whole)
+        return whole
+
+    def _found(self, ask: Ask, session: Session) -> tuple[Talk | None, list[Prompt]]:
         if ask.prompts:
             return None, self._raw(ask, session)
         talk = self._talk(ask, session)
@@ -201,7 +209,10 @@ class Planner:
             return None
         arrived = decoded_messages(b"[" + rest[1:])
         start = History(setting=setting, messages=[], digests=[place.digest], start=place.length)
-        return Talk(history=start.extended(normalised(arrived)), arrived=arrived, body=body)
+        try:
+            return Talk(history=start.extended(normalised(arrived)), arrived=arrived, body=body)
+        except ApiError:  # decoded whole, it is told by its place in the request
+            return None
 
     def _prompt(self, ask: Ask, talk: Talk, session: Session) -> tuple[Talk, Prompt]:
         """Return the prompt, and the conversation as far as it was needed."""

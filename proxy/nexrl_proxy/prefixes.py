@@ -21,9 +21,11 @@ class Prefixes(Generic[ValueT]):
 
     def remember(self, kind: bytes, data: bytes, value: ValueT) -> None:
         """Keep a value for `data`; strings of different kinds have nothing to do with each other."""
-        key = (len(data), blake2b(kind + data, digest_size=16).digest())
+        self._keep((len(data), blake2b(kind + data, digest_size=16).digest()), value)
+
+    def _keep(self, key: tuple[int, bytes], value: ValueT) -> None:
         if key not in self._values:
-            self._lengths[len(data)] += 1
+            self._lengths[key[0]] += 1
         self._values[key] = value
         self._values.move_to_end(key)
         while len(self._values) > self._most:
@@ -31,6 +33,11 @@ class Prefixes(Generic[ValueT]):
             self._lengths[length] -= 1
             if not self._lengths[length]:
                 del self._lengths[length]
+
+    def adopt(self, later: "Prefixes[ValueT]") -> None:
+        """Take over what another one remembers, as seen after everything here."""
+        for key, value in later._values.items():
+            self._keep(key, value)
 
     def longest(self, kind: bytes, data: bytes) -> tuple[int, ValueT] | None:
         """Return the length and the value of the longest remembered string that `data` begins with."""

@@ -128,6 +128,11 @@ class Renderer:
         """Return one token as text, special tokens included."""
         return self.vocabulary.literal(token)
 
+    def text(self, ids: Sequence[int]) -> str:
+        """Return what sampled ids say, a stop string at the end included."""
+        decoder = self.vocabulary.decoder()
+        return decoder.push(ids) + decoder.finish()
+
     def tail(self, ids: Sequence[int], length: int = 8) -> str:
         """Return the text of the last few ids."""
         return "".join(map(self.vocabulary.literal, ids[-length:]))

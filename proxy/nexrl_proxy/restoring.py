@@ -9,12 +9,14 @@ from collections.abc import Iterable
 
 import aiohttp
 import msgspec
+import zstandard
 from msgspec import Struct
 
 from nexrl.records import Call, decode
-from nexrl_proxy.conversation import Held, Session, after, echoes_of, setting_of, step
+from nexrl_proxy.conversation import MOST_RESPONSES, Held, Session, after, echoes_of, remember, setting_of, step
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.messages import Message, normalised
+from nexrl_proxy.render import Renderer
 
 TIMEOUT_S = 5.0
 OK = 200
@@ -29,40 +31,54 @@ class Restored(Struct):
     digests: tuple[bytes, bytes] = (b"", b"")
     """Of what was said up to and including its reply, in both of the shapes `echoes_of` knows."""
     messages: list[Message] = []
-    """The same as messages, where a request may go on by the reply's id."""
-    text: str = ""
-    """A raw prompt with its completion."""
+    """What the call added: its new messages, and the reply."""
+    parent: "Restored | None" = None
+    text: str | None = None
+    """A raw prompt with its completion, where it came as text."""
+
+    def said(self) -> list[Message]:
+        """Return the whole conversation, the reply included."""
+        parts: list[list[Message]] = []
+        link: Restored | None = self
+        while link is not None:
+            parts.append(link.messages)
+            link = link.parent
+        return [message for part in reversed(parts) for message in part]
 
 
 class Restorer:
     """Reads sessions back from ingest."""
 
-    def __init__(self, *, ingest: str, admin_key: str, eos: frozenset[int], http: aiohttp.ClientSession) -> None:
+    def __init__(self, *, ingest: str, admin_key: str, renderer: Renderer, http: aiohttp.ClientSession) -> None:
         self._url = f"{ingest.rstrip('/')}/api/sessions"
         self._headers = {"authorization": f"Bearer {admin_key}"}
-        self._eos = eos
+        self._renderer = renderer
         self._http = http
 
     async def session(self, attempt: str) -> Session:
         """Return what ingest knows of a session; an empty one where it knows nothing, or cannot be asked."""
         try:
-            return session_of(await self._calls(attempt), self._eos)
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            return session_of(await self._calls(attempt), self._renderer)
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, zstandard.ZstdError) as error:
             log.warning("session %s cannot be read back and begins a new chain: %s", attempt, error)
             return Session()
 
     async def _calls(self, attempt: str) -> list[Call]:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         url = f"{self._url}/{attempt}/calls"
-        async with self._http.get(url, headers=self._headers, timeout=timeout) as reply:
+        # aiohttp unpacks zstd only where an optional package is installed.
+        async with self._http.get(url, headers=self._headers, timeout=timeout, auto_decompress=False) as reply:
             if reply.status == NOT_FOUND:
                 return []
             if reply.status != OK:
                 raise aiohttp.ClientError(f"HTTP {reply.status}")
-            return decode(await reply.read(), list[Call])
+            body = await reply.read()
+            if reply.headers.get("content-encoding") == "zstd":
+                body = zstandard.decompress(body)
+            return decode(body, list[Call])
 
 
-def session_of(calls: Iterable[Call], eos: frozenset[int]) -> Session:
+def session_of(calls: Iterable[Call], renderer: Renderer) -> Session:
     """Return the session that these calls, parents before their children, made."""
     session = Session()
     known: dict[str, Restored] = {}
@@ -70,9 +86,12 @@ def session_of(calls: Iterable[Call], eos: frozenset[int]) -> Session:
         if not call.exact or (call.parent is not None and call.parent not in known):
             continue
         parent = known[call.parent] if call.parent else None
-        held = held_of(call, parent.held if parent else None, eos)
+        held = held_of(call, parent.held if parent else None, renderer.eos)
         try:
-            known[call.id] = (_raw if call.dialect == "completions" else _said)(session, call, held, parent)
+            if call.dialect == "completions":
+                known[call.id] = _raw(session, call, held, parent, renderer)
+            else:
+                known[call.id] = _said(session, call, held, parent)
         except ApiError as error:  # recorded by another version, perhaps
             log.warning("call %s of %s is not continued: %s", call.id, call.session, error)
     return session
@@ -94,17 +113,21 @@ def _said(session: Session, call: Call, held: Held, parent: Restored | None) -> 
     before = parent.digests if parent else (setting_of(call.tools, call.template),) * 2
     new = normalised(call.messages)
     asked = [after(digest, new) for digest in before]
-    for digest in asked:
+    for digest in dict.fromkeys(asked):
         session.hold(digest, held, call.reply)
     whole, short = echoes_of(call.reply)
-    messages: list[Message] = []
+    digests = (step(asked[0], whole), step(asked[1], short))
+    restored = Restored(held, digests, messages=[*call.messages, call.reply], parent=parent)
     if call.dialect == "responses":
-        said = [*parent.messages, *call.messages] if parent else call.messages[call.instructed :]
-        messages = session.responses[call.response] = [*said, call.reply]
-    return Restored(held, (step(asked[0], whole), step(asked[1], short)), messages)
+        remember(session.responses, call.response, restored.said()[call.instructed :], most=MOST_RESPONSES)
+    return restored
 
 
-def _raw(session: Session, call: Call, held: Held, parent: Restored | None) -> Restored:
-    said = "".join(message["content"] for message in call.messages)
-    text = (parent.text if parent else "") + said
-    return Restored(held, text=session.hold_raw(held, text, call.reply))
+def _raw(session: Session, call: Call, held: Held, parent: Restored | None, renderer: Renderer) -> Restored:
+    """Hold a raw call. Its prompt is the one message of a text, or no message but token ids."""
+    text: str | None = None
+    if call.messages:
+        before = (parent.text if parent else None) or ""
+        text = before + call.messages[0]["content"] + renderer.text(call.completion)
+    session.hold_raw(held, text)
+    return Restored(held, text=text)

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from nexrl.records import Call
 from nexrl_proxy.attribution import UNATTRIBUTED
-from nexrl_proxy.conversation import Sessions, remember
+from nexrl_proxy.conversation import MOST_RESPONSES, Sessions, remember
 from nexrl_proxy.dialects import Choice, TokenText, Usage
 from nexrl_proxy.engines import Completion, Engine, EngineLost, Work
 from nexrl_proxy.engines.pool import Pool
@@ -34,8 +34,6 @@ TRIES = 4
 """With the pauses between them, an engine that is back within three seconds is not missed."""
 ABORT_TRIES = 8
 ABORT_AGAIN_S = 0.5
-MOST_RESPONSES = 1024
-"""Per session: replies that a request may go on from by their id."""
 Emit = Callable[[int, list[Delta], list[TokenText] | None], Awaitable[None]]
 """Takes a choice's index, its next deltas, and the tokens they came from where logprobs were asked for."""
 
@@ -287,7 +285,8 @@ class Sampler:
                 session.bodies.remember(talk.history.setting, talk.body.rstrip()[:-1].rstrip(), place_of(talk))
         else:
             prompt = plan.ask.prompts[draw.index // plan.ask.n]
-            session.hold_raw(held, prompt if isinstance(prompt, str) else None, call.reply)
+            said = self._reading.renderer.text(call.completion)
+            session.hold_raw(held, prompt + said if isinstance(prompt, str) else None)
         self.sessions.grown(call.session, held.size)
 
     def _count(self, call: Call) -> None:

@@ -236,7 +236,7 @@ def app_of(settings: Settings, reading: Reading | None, http: aiohttp.ClientSess
             renderer=reading.renderer,
             parsers=reading.parsers,
             sessions=sessions,
-            restorer=Restorer(ingest=settings.ingest, admin_key=key, eos=reading.renderer.eos, http=http),
+            restorer=Restorer(ingest=settings.ingest, admin_key=key, renderer=reading.renderer, http=http),
             policy=settings.policy,
             history=settings.history,
         )

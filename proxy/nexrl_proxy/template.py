@@ -19,7 +19,15 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from nexrl.errors import ConfigError
 
-REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError)
+REFUSALS = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 """What a template raises at messages it cannot render."""
 
 
@@ -48,14 +56,14 @@ class Template:
     def render(self, messages: list[Any], *, tools: list[Any] | None, kwargs: Mapping[str, Any], generate: bool) -> str:
         """Return the text; raises one of `REFUSALS`."""
         template = self._compiled.get("tool_use" if tools else "default") or self._compiled["default"]
-        return template.render(
-            messages=messages,
-            tools=tools,
-            documents=None,
-            add_generation_prompt=generate,
-            **self._special_tokens,
-            **kwargs,
-        )
+        given = {"tools": tools, "documents": None, "add_generation_prompt": generate, **self._special_tokens, **kwargs}
+        told = list(map(_with_thinking, messages))
+        try:
+            return template.render(messages=told, **given)
+        except REFUSALS:
+            if told == messages:
+                raise
+            return template.render(messages=messages, **given)  # gpt-oss refuses thinking and text beside a call
 
 
 def template_of(directory: Path) -> str:
@@ -112,6 +120,15 @@ def _tojson(
 ) -> str:
     """Jinja's own filter escapes HTML, which no model was trained on."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _with_thinking(message: Any) -> Any:
+    """Return a message whose reasoning also has the name by which gpt-oss's template calls it, as transformers does."""
+    match message:
+        case {"reasoning_content": str(reasoning)}:
+            return {"thinking": reasoning, **message}
+        case _:
+            return message
 
 
 def _raise_exception(message: str) -> NoReturn:

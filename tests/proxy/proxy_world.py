@@ -130,7 +130,7 @@ async def world_of(
             renderer=world.renderer,
             parsers=parsers,
             sessions=sessions,
-            restorer=Restorer(ingest=ingest_url, admin_key=ADMIN, eos=world.renderer.eos, http=http),
+            restorer=Restorer(ingest=ingest_url, admin_key=ADMIN, renderer=world.renderer, http=http),
             policy=policy,
             history=history,
         )

@@ -9,8 +9,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from nexrl.records import Call
+from nexrl.records import Call, encode
 from nexrl.spans import call_of
+from nexrl_ingest.assembly import parents_first
 
 
 class StubIngest:
@@ -26,11 +27,25 @@ class StubIngest:
         self.services: set[str] = set()
         self.app = web.Application(client_max_size=2**26, handler_args={"auto_decompress": False})
         self.app.router.add_post("/v1/traces", self.traces)
+        self.app.router.add_get("/api/sessions/{id}/calls", self.read_back)
+        self.status_of_reading = 200
+        self.reads: list[str] = []
+        """Sessions that were read back."""
 
     @property
     def calls(self) -> list[Call]:
         """Every call received, once, in order of arrival."""
         return list({span.span_id: call_of(span) for span in self.spans}.values())
+
+    async def read_back(self, request: web.Request) -> web.Response:
+        """Answer as ingest does."""
+        session = request.match_info["id"]
+        self.reads.append(session)
+        if self.status_of_reading != 200:
+            return web.Response(status=self.status_of_reading, text="told to")
+        calls = parents_first(call for call in self.calls if call.session == session)
+        body = zstandard.compress(encode(calls), 1)
+        return web.Response(body=body, content_type="application/x-msgpack", headers={"content-encoding": "zstd"})
 
     async def traces(self, request: web.Request) -> web.Response:
         self.authorizations.add(request.headers["authorization"])

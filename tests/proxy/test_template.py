@@ -30,7 +30,9 @@ MIXED = (
 )
 SOURCES["everything"] = MIXED
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
-ARGUMENTS = st.dictionaries(TEXTS, st.one_of(TEXTS, st.integers(), st.floats(allow_nan=False), st.none(), st.booleans()))
+ARGUMENTS = st.dictionaries(
+    TEXTS, st.one_of(TEXTS, st.integers(), st.floats(allow_nan=False), st.none(), st.booleans())
+)
 
 
 @st.composite
@@ -66,7 +68,7 @@ def test_a_template_renders_as_with_transformers(name, messages, generate, with_
     template = Template({"default": SOURCES[name]}, TOKENS)
     try:
         expected = theirs(SOURCES[name], messages, tools=tools, add_generation_prompt=generate, **TOKENS, **kwargs)
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever theirs is, ours is a refusal
         with pytest.raises(REFUSALS):
             template.render(messages, tools=tools, kwargs=kwargs, generate=generate)
     else:
@@ -172,3 +174,24 @@ def test_what_a_template_is_given_leaves_the_messages_as_they_are():
 
 def test_a_refusal_of_the_sandbox_is_a_template_error():
     assert issubclass(TemplateError, REFUSALS)
+
+
+THINKING = (
+    "{% for m in messages %}"
+    "{% if m.thinking and m.content and m.tool_calls %}{{ raise_exception('not both') }}{% endif %}"
+    "{{ (m.thinking or '') + m.content }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": "", "reasoning_content": "hm", "tool_calls": [{}]}, "hm"),
+        ({"content": "so", "reasoning_content": "hm"}, "hmso"),
+        ({"content": "so", "reasoning_content": "hm", "tool_calls": [{}]}, "so"),
+    ],
+    ids=["beside a call", "beside text", "beside both, where the template would rather refuse"],
+)
+def test_reasoning_has_the_name_that_a_template_calls_it_by(message, text):
+    template = Template({"default": THINKING}, {})
+    assert template.render([message], tools=None, kwargs={}, generate=True) == text

@@ -5,9 +5,9 @@ goes there, with everything after it: streams and hang-ups reach that worker dir
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from aiohttp import StreamReader, web
+from aiohttp.typedefs import Handler, Middleware
 
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.listening import Guarded
@@ -84,23 +84,21 @@ class Door(Guarded):
 
     async def _leave(self, owner: int) -> None:
         """Give the connection away as soon as that is possible; after a while, let it be refused here."""
-        assert self.transport
-        self.transport.pause_reading()
+        transport = self.transport
+        assert transport
+        transport.pause_reading()
         self.head_came()
         pause_s, until = 0.0, self._loop.time() + self._patience_s
         while self._loop.time() < until:
             await asyncio.sleep(pause_s)
-            if self.transport is None or self._left(owner):
+            if transport.is_closing() or self._left(owner):
                 return
             pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
-        self.transport.resume_reading()
+        transport.resume_reading()
         self._serve()
 
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def refuse_elsewhere(pinning: Pinning) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def refuse_elsewhere(pinning: Pinning) -> Middleware:
     """Return the middleware that answers no request of another worker's session.
 
     There are such requests where that worker was away for long, or where a client sends its next request before the

@@ -10,12 +10,13 @@ import logging
 import os
 import socket
 import tempfile
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
 MOST_INLINE = 2**18
 """More than a connection reads at once; where the kernel takes less, bytes travel in a file."""
-FULL = (errno.EAGAIN, errno.ENOBUFS)
+FULL = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
 GONE = (errno.ENOENT, errno.ECONNREFUSED)
 log = logging.getLogger(__name__)
 
@@ -47,22 +48,26 @@ class Handovers:
 
     def send(self, worker: int, connection: int, read: bytes) -> bool:
         """Give a connection, by its file descriptor, to a worker; returns False where it does not take it now."""
-        path = str(self._path_of(worker))
         try:
-            try:
-                socket.send_fds(self._out, [read], [connection], address=path)
-            except OSError as error:
-                if error.errno != errno.EMSGSIZE:
-                    raise
-                with tempfile.TemporaryFile() as file:
-                    file.write(read)
-                    file.flush()
-                    socket.send_fds(self._out, [b"\0"], [connection, file.fileno()], address=path)
+            self._post(worker, read, [connection])
         except OSError as error:
             if error.errno not in (*FULL, *GONE):
-                log.exception("a connection could not be given to worker %d", worker)
+                log.error("a connection could not be given to worker %d: %s", worker, error)  # noqa: TRY400
             return False
         return True
+
+    def _post(self, worker: int, read: bytes, files: list[int]) -> None:
+        # Not socket.send_fds: it forgets the address.
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", files))]
+        try:
+            self._out.sendmsg([read], rights, 0, str(self._path_of(worker)))
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            with tempfile.TemporaryFile() as file:
+                file.write(read)
+                file.flush()
+                self._post(worker, b"in the file", [*files, file.fileno()])
 
     def _receive(self, take: Take) -> None:
         while True:

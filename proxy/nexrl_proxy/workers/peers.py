@@ -5,13 +5,15 @@ A worker that is asked on the public port asks every worker, itself too, on thei
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from msgspec import Struct
 
 from nexrl_proxy import operating
@@ -26,7 +28,8 @@ PATIENCE_S = 30.0
 """How long a worker that does not answer is awaited: it may just be starting again."""
 PAUSE_S = 0.05
 STANDING_TIMEOUT_S = 2.0
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+OF_ONE = dict.fromkeys(("pid", "engines"))
+OF_EACH = dict.fromkeys(("calls", "sessions", "running", "pending", "held", "waiting"))
 
 
 class Standing(Struct):
@@ -102,7 +105,7 @@ def private_app(app: web.Application) -> web.Application:
     private[ACCESS], private[STANDING] = app[ACCESS], Standing()
     private.router.add_post("/api/hold", _hold)
     private.router.add_post("/api/release", _release)
-    private.router.add_get("/api/stats", operating.stats)
+    private.router.add_get("/api/stats", _stats)
     private.router.add_get("/standing", _standing)
     return private
 
@@ -122,7 +125,7 @@ async def learn(private: web.Application, peers: Peers, others: Sequence[int]) -
         pool.hold()
 
 
-def for_all(peers: Peers) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def for_all(peers: Peers) -> Middleware:
     """Return the middleware that answers for all workers what concerns them all."""
 
     @web.middleware
@@ -145,6 +148,12 @@ async def _release(request: web.Request) -> web.StreamResponse:
     if given := request.query.get("weight_version"):
         standing.weight_version = int(given)
     return response
+
+
+async def _stats(request: web.Request) -> web.StreamResponse:
+    require_admin(request.headers, request.app[ACCESS].admin_key)
+    pool = request.app[SAMPLER].pool.describe()
+    return json_response({**operating.figures(request.app), **pool, "pid": os.getpid()})
 
 
 async def _standing(request: web.Request) -> web.StreamResponse:
@@ -194,12 +203,12 @@ async def _said(request: web.Request, peers: Peers) -> list[dict[str, Any]]:
 
 
 def added(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the counters of all workers together; their engines as each sees them.
+    """Return the counters of all workers together, and what each says of itself.
 
     An engine counts as healthy where every worker finds it so.
     """
     names = dict.fromkeys(name for one in stats for name, value in one.items() if isinstance(value, int))
-    together: dict[str, Any] = {name: sum(one.get(name, 0) for one in stats) for name in names}
+    together: dict[str, Any] = {name: sum(one.get(name, 0) for one in stats) for name in names if name not in OF_ONE}
     together["healthy_engines"] = min(one["healthy_engines"] for one in stats)
     together["held"] = any(one["held"] for one in stats)
-    return together | {"workers": [{name: one[name] for name in ("held", "waiting", "engines")} for one in stats]}
+    return together | {"workers": [{name: one[name] for name in OF_ONE | OF_EACH} for one in stats]}

@@ -6,6 +6,7 @@ answered wherever it arrived.
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import unquote
 from zlib import crc32
 
@@ -15,6 +16,7 @@ from multidict import CIMultiDict
 from nexrl_proxy.attribution import SESSION_HEADER, UNATTRIBUTED, caller_of
 from nexrl_proxy.errors import ApiError
 
+MOST_REMEMBERED = 8192
 _NAMES = ("authorization", "x-api-key", SESSION_HEADER, "baggage", "traceparent")
 _HEADER = re.compile(f"\n({'|'.join(_NAMES)}):[ \t]*([^\r\n]*)", re.IGNORECASE)
 _TARGET = re.compile(r"[^ ]+ (?:https?://[^/ ]+)?([^? ]*)")
@@ -46,8 +48,15 @@ def session_of(path: str, headers: Mapping[str, str], admin_key: str) -> str | N
     if asked := _OPERATOR.match(path):
         return unquote(asked[1])
     prefix = _AGENT.match(path)
+    return _named(prefix[1] if prefix else None, tuple(headers.get(name, "") for name in _NAMES), admin_key)
+
+
+@lru_cache(maxsize=MOST_REMEMBERED)
+def _named(prefix: str | None, values: tuple[str, ...], admin_key: str) -> str | None:
+    """Return who calls. Remembered, because a session's calls say it with the same words, and signatures take time."""
+    headers = dict(zip(_NAMES, values, strict=True))
     try:
-        session = caller_of(prefix=unquote(prefix[1]) if prefix else None, headers=headers, admin_key=admin_key).session
+        session = caller_of(prefix=unquote(prefix) if prefix else None, headers=headers, admin_key=admin_key).session
     except ApiError:
         return None
     return None if session == UNATTRIBUTED else session

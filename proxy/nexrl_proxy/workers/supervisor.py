@@ -59,7 +59,9 @@ Work = Callable[[Place], None]
 class Supervisor:
     """`run` it once."""
 
-    def __init__(self, workers: int, work: Work, *, announce: Callable[[], None], listeners: Iterable[socket.socket]):
+    def __init__(
+        self, workers: int, work: Work, *, announce: Callable[[], None], listeners: Iterable[socket.socket]
+    ) -> None:
         """Take what a worker does, and what is done when all serve; `listeners` are closed when it stops."""
         self._workers = workers
         self._work = work

@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp import web
 from msgspec import Struct
 
-from nexrl_proxy.listening import Site, runner_of, server_of
+from nexrl_proxy.listening import Guarded, Site, runner_of, server_of
 from nexrl_proxy.operating import ACCESS
 from nexrl_proxy.workers import peers
 from nexrl_proxy.workers.door import Door, refuse_elsewhere
@@ -67,10 +67,9 @@ async def _serve_privately(app: web.Application, path: Path, stack: contextlib.A
     runner = runner_of(app)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    path.unlink(missing_ok=True)
-    await web.UnixSite(runner, str(path)).start()
-    path.chmod(0o600)
     stack.callback(path.unlink, missing_ok=True)
+    server = server_of(runner)
+    await Site(runner, _private_socket(path), lambda: Guarded(server)).start()
 
 
 async def _serve_publicly(
@@ -91,3 +90,13 @@ async def _serve_publicly(
     handovers.open(take)
     for sock in sockets:
         await Site(runner, sock, connection).start()
+
+
+def _private_socket(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)  # of a predecessor that died
+    sock.bind(str(path))
+    path.chmod(0o600)
+    sock.listen()
+    sock.setblocking(False)
+    return sock
