@@ -1,0 +1,105 @@
+"""What is made on first use and then kept: per framework a virtual environment or a folder of Node packages; a model.
+
+Kept under NEXRL_AGENTS_CACHE (default ~/.cache/nexrl/agents), in folders named by the pinned list, or the source, that
+they were made from.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).with_name("requirements")
+INSTALL_TIMEOUT_S = 1800
+ERROR_LINES = 15
+
+
+class InstallError(Exception):
+    """What the registries, or pip and npm, said."""
+
+
+def cache() -> Path:
+    return Path(os.environ.get("NEXRL_AGENTS_CACHE") or Path.home() / ".cache/nexrl/agents")
+
+
+def command_of(script: Path, environment: str, show: Callable[[str], None]) -> tuple[list[str | Path], dict[str, str]]:
+    """Return how a client is started, and the variables that lead it to its packages; raises InstallError."""
+    match script.suffix:
+        case ".py":
+            return [python_of(environment, show), script], {}
+        case ".cjs":
+            return ["node", script], _node_variables(environment, show)
+        case _:
+            return ["sh", script], _node_variables(environment, show) if environment else {}
+
+
+def _node_variables(environment: str, show: Callable[[str], None]) -> dict[str, str]:
+    modules = node_modules_of(environment, show)
+    return {"NODE_PATH": str(modules), "PATH": f"{modules / '.bin'}{os.pathsep}{os.environ['PATH']}"}
+
+
+def rehearsed_model(show: Callable[[str], None]) -> Path:
+    """Return the model's folder; raises InstallError."""
+    script = Path(__file__).with_name("rehearsed.py")
+    sources = sorted([*script.parent.glob("rehearsed*.py"), script.with_name("chat_template.jinja")])
+    source = b"".join(file.read_bytes() for file in sources)
+    return made("rehearsed", source, lambda folder: run([sys.executable, script, folder]), show)
+
+
+def python_of(name: str, show: Callable[[str], None]) -> Path:
+    """Return the Python that has `requirements/NAME.txt` installed; raises InstallError."""
+    listed = REQUIREMENTS / f"{name}.txt"
+
+    def fill(folder: Path) -> None:
+        run([sys.executable, "-m", "venv", folder])
+        run([folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "-r", listed])
+
+    return made(name, listed.read_bytes(), fill, show) / "bin/python"
+
+
+def node_modules_of(name: str, show: Callable[[str], None]) -> Path:
+    """Return the folder with the packages of `requirements/NAME/package-lock.json`; raises InstallError."""
+    listed = REQUIREMENTS / name
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(listed, folder)
+        run(["npm", "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", folder])
+
+    return made(name, (listed / "package-lock.json").read_bytes(), fill, show) / "node_modules"
+
+
+def made(name: str, source: bytes, fill: Callable[[Path], None], show: Callable[[str], None]) -> Path:
+    """Return a folder of the cache that `fill` filled, now or earlier, in this process or another one."""
+    made_from = hashlib.sha256(source + sys.version.encode()).hexdigest()[:12]
+    folder = cache() / f"{name}-{made_from}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    ready = folder / ".complete"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.exists():
+            show(f"making {folder}")
+            # Not moved into place afterwards: scripts of a virtual environment name the folder they were made in.
+            shutil.rmtree(folder, ignore_errors=True)
+            fill(folder)
+            ready.touch()
+    return folder
+
+
+def run(command: Sequence[str | Path]) -> None:
+    """Run an installer; raises InstallError with the end of what it said."""
+    done = subprocess.run(
+        list(map(str, command)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=INSTALL_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        said = "\n    ".join(done.stdout.splitlines()[-ERROR_LINES:])
+        raise InstallError(f"{' '.join(map(str, command))} failed with code {done.returncode}:\n    {said}")
