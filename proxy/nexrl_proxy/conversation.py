@@ -105,39 +105,32 @@ class Session:
         """Messages as bytes of JSON, by setting."""
         self.raw: Prefixes[Held] = Prefixes(MOST_CALLS)
         """Raw prompts with their completions, as text or as ids."""
-        self.responses: OrderedDict[str, list[Message]] = OrderedDict()
-        """What was said up to and including a reply, by its id, where a request may go on from there."""
-        self._calls: OrderedDict[bytes, Held] = OrderedDict()
-        self._prompts: OrderedDict[bytes, None] = OrderedDict()
+        self.responses: OrderedDict[str, list[Message] | None] = OrderedDict()
+        """What was said up to and including a reply, by its id; None where no request may go on from there."""
+        self.calls: OrderedDict[bytes, Held] = OrderedDict()
+        """By what was said up to and including the reply."""
+        self.prompts: OrderedDict[bytes, None] = OrderedDict()
         """What was asked, without the reply."""
-        self._replies: OrderedDict[bytes, None] = OrderedDict()
+        self.replies: OrderedDict[bytes, None] = OrderedDict()
         """What was replied, wherever."""
         self.size = 0
         self.whole = False
         """What ingest has of it was looked for; there may be more until then."""
 
-    def __len__(self) -> int:
-        return len(self._calls)
-
     def adopt(self, later: "Session") -> None:
         """Take over what another one holds, as said after everything here."""
         self.bodies.adopt(later.bodies)
         self.raw.adopt(later.raw)
-        for reply, said in later.responses.items():
-            remember(self.responses, reply, said, most=MOST_RESPONSES)
-        for store, more in (
-            (self._calls, later._calls),
-            (self._prompts, later._prompts),
-            (self._replies, later._replies),
-        ):
-            for key, value in more.items():
-                remember(store, key, value, most=MOST_CALLS)
+        adopt(self.responses, later.responses, most=MOST_RESPONSES)
+        adopt(self.calls, later.calls, most=MOST_CALLS)
+        adopt(self.prompts, later.prompts, most=MOST_CALLS)
+        adopt(self.replies, later.replies, most=MOST_CALLS)
         self.size += later.size
 
     def find(self, history: History) -> Found | None:
         """Return the call this request continues: the one that covers most, then the latest."""
         for place in range(len(history.digests) - 1, 0, -1):
-            if call := self._calls.get(history.digests[place]):
+            if call := self.calls.get(history.digests[place]):
                 return Found(call, history.start + place)
         return None
 
@@ -149,19 +142,19 @@ class Session:
         asked = False
         for digest, message in zip(history.digests, history.messages, strict=False):
             if message["role"] == "assistant":
-                if asked and digest in self._prompts:
+                if asked and digest in self.prompts:
                     return "edited"
-                if blake2b(canonical(message), digest_size=16).digest() in self._replies:
+                if blake2b(canonical(message), digest_size=16).digest() in self.replies:
                     return "compacted" if not asked else "edited"
             asked = asked or message["role"] != "system"
         return None
 
     def hold(self, asked: bytes, call: Held, reply: Message) -> None:
         """Let later requests continue `call`, which answered the messages with digest `asked` with `reply`."""
-        remember(self._prompts, asked, None, most=MOST_CALLS)
+        remember(self.prompts, asked, None, most=MOST_CALLS)
         for message in dict.fromkeys(map(canonical, echoes_of(reply))):
-            remember(self._calls, _digest(asked + message), call, most=MOST_CALLS)
-            remember(self._replies, _digest(message), None, most=MOST_CALLS)
+            remember(self.calls, _digest(asked + message), call, most=MOST_CALLS)
+            remember(self.replies, _digest(message), None, most=MOST_CALLS)
         self.size += call.size
 
     def hold_raw(self, call: Held, text: str | None) -> None:
@@ -245,6 +238,12 @@ def remember(store: "OrderedDict[Any, ValueT]", key: Any, value: ValueT, *, most
     store.move_to_end(key)
     while len(store) > most:
         store.popitem(last=False)
+
+
+def adopt(store: "OrderedDict[Any, ValueT]", later: "OrderedDict[Any, ValueT]", *, most: int) -> None:
+    """Put all values of another store last in the order of forgetting."""
+    for key, value in later.items():
+        remember(store, key, value, most=most)
 
 
 def _digest(data: bytes) -> bytes:

@@ -71,6 +71,11 @@ class Encoder:
         found = self._marked.match(text)
         return found[0] if found and found[0] != MARK else ""
 
+    def control_ending(self, text: str) -> str:
+        """Return the control token that a rendered text ends with, or ""."""
+        endings = (control for control in self._controls if control != MARK and text.endswith(control))
+        return max(endings, key=len, default="")
+
     def unshield(self, text: str) -> str:
         """Return text as people said it."""
         if MARK not in text:

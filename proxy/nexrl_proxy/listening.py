@@ -5,8 +5,6 @@ whose a request is.
 """
 
 import asyncio
-import contextlib
-import resource
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -139,10 +137,3 @@ def _listening(family: int, address: tuple[Any, ...]) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def allow_many_files() -> None:
-    """Raise the limit of open files as far as the system lets: each connection is one."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS calls it unlimited, and refuses that
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -230,11 +230,12 @@ class Planner:
         """Return the prompt with the beginning of the tool call that the request demands."""
         if ask.must_call is None:
             return prompt
-        forced = self._parsers.forced(ask.must_call or None, prompt_end=self._renderer.tail(prompt.ids))
+        name = self._renderer.shield(ask.must_call) or None
+        forced = self._parsers.forced(name, prompt_end=self._renderer.tail(prompt.ids))
         if forced is None:
             message = "tool_choice: this model's tool-call format cannot be begun for it; use 'auto' or 'none'"
             raise unsupported("tool_choice", message)
-        return prompt.beginning(forced, self._renderer.encode(forced, behind=True))
+        return prompt.beginning(self._renderer.unshield(forced), self._renderer.encode(forced, behind=True))
 
     def _raw(self, ask: Ask, session: Session) -> list[Prompt]:
         size = self._renderer.vocabulary_size

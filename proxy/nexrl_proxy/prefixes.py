@@ -16,7 +16,7 @@ class Prefixes(Generic[ValueT]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._values: OrderedDict[tuple[int, bytes], ValueT] = OrderedDict()
+        self.values: OrderedDict[tuple[int, bytes], ValueT] = OrderedDict()
         self._lengths: Counter[int] = Counter()
 
     def remember(self, kind: bytes, data: bytes, value: ValueT) -> None:
@@ -24,19 +24,19 @@ class Prefixes(Generic[ValueT]):
         self._keep((len(data), blake2b(kind + data, digest_size=16).digest()), value)
 
     def _keep(self, key: tuple[int, bytes], value: ValueT) -> None:
-        if key not in self._values:
+        if key not in self.values:
             self._lengths[key[0]] += 1
-        self._values[key] = value
-        self._values.move_to_end(key)
-        while len(self._values) > self._most:
-            (length, _), _ = self._values.popitem(last=False)
+        self.values[key] = value
+        self.values.move_to_end(key)
+        while len(self.values) > self._most:
+            (length, _), _ = self.values.popitem(last=False)
             self._lengths[length] -= 1
             if not self._lengths[length]:
                 del self._lengths[length]
 
     def adopt(self, later: "Prefixes[ValueT]") -> None:
         """Take over what another one remembers, as seen after everything here."""
-        for key, value in later._values.items():
+        for key, value in later.values.items():
             self._keep(key, value)
 
     def longest(self, kind: bytes, data: bytes) -> tuple[int, ValueT] | None:
@@ -47,6 +47,6 @@ class Prefixes(Generic[ValueT]):
             digest.update(data[read:length])
             read = length
             key = (length, digest.digest())
-            if key in self._values:
-                found = (length, self._values[key])
+            if key in self.values:
+                found = (length, self.values[key])
         return found

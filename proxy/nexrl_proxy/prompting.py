@@ -33,6 +33,8 @@ class Prompt(Struct, frozen=True, kw_only=True, eq=False):
     drift: str | None = None
     forced: str = ""
     """Text the reply was made to begin with; the prompt ends with it."""
+    begun: int | None = None
+    """How many of the ids stand before that."""
 
     def beginning(self, forced: str, ids: Int32s) -> "Prompt":
         """Return the prompt with a reply that begins with `forced`."""
@@ -43,6 +45,7 @@ class Prompt(Struct, frozen=True, kw_only=True, eq=False):
             covered=self.covered,
             drift=self.drift,
             forced=forced,
+            begun=len(self.ids),
         )
 
 
@@ -65,14 +68,18 @@ def prompt_of(
     found = session.find(history)
     if found is None:
         return Prompt(ids=ids, delta=ids, drift=session.drifted(history))
-    if policy == "append":
-        return Prompt(ids=ids, delta=ids, drift="template")
+    edited = edited_by(history.messages[found.covered :])
     before = found.call.ids()
-    if ids[: len(before)] == before:
-        return Prompt(ids=ids, delta=Int32s(ids[len(before) :]), parent=found.call, covered=found.covered)
-    text = renderer.render(history.messages, tools=tools, kwargs=kwargs, generate=True)
-    same_text = text.startswith("".join(map(renderer.literal, before)))
-    return Prompt(ids=ids, delta=ids, drift="retokenised" if same_text else "template")
+    if policy == "template" and ids[: len(before)] == before:
+        delta = Int32s(ids[len(before) :])
+        return Prompt(ids=ids, delta=delta, parent=found.call, covered=found.covered, drift=edited)
+    retokenised = policy == "template" and renderer.spelled(ids).startswith(renderer.spelled(before))
+    return Prompt(ids=ids, delta=ids, drift=edited or ("retokenised" if retokenised else "template"))
+
+
+def edited_by(new: Sequence[Message]) -> str | None:
+    """Return the reason where what follows a call holds a reply that nobody gave."""
+    return "edited" if any(message["role"] == "assistant" for message in new) else None
 
 
 def continued(
@@ -91,9 +98,7 @@ def continued(
         return None
     ids = found.call.ids()
     ids.extend(delta)
-    edited = any(message["role"] == "assistant" for message in new)
-    drift = "edited" if edited else None
-    return Prompt(ids=ids, delta=delta, parent=found.call, covered=found.covered, drift=drift)
+    return Prompt(ids=ids, delta=delta, parent=found.call, covered=found.covered, drift=edited_by(new))
 
 
 def raw_prompt(prompt: str | Int32s, session: Session, renderer: Renderer) -> Prompt:
@@ -142,9 +147,12 @@ def continuation(
     except ApiError:
         return None
     last = renderer.literal(held.completion[-1]) if held.ended and held.completion else ""
-    added = text_after(turn, longer, last, renderer.control_at)
     tail = tail_of(turn)
-    closing = closing_of(turn if tail is None else tail, tail_of(plain), last, called=bool(held.tool_calls))
+    if anew := ended_anew(tail, tail_of(longer), last, renderer.control_at):
+        return _encoded_after(renderer, last, anew)
+    added = text_after(turn, longer, last, renderer.control_at)
+    ending = renderer.control_ending(turn) if held.tool_calls else None
+    closing = closing_of(turn if tail is None else tail, tail_of(plain), last, ending)
     if added is None or closing is None:
         return None
     following = closing + added
@@ -172,18 +180,29 @@ def text_after(turn: str, longer: str, last: str, control_at: Callable[[str], st
     return None
 
 
-def closing_of(tail: str, plain: str | None, last: str, *, called: bool) -> str | None:
+def ended_anew(tail: str | None, longer: str | None, last: str, control_at: Callable[[str], str]) -> str | None:
+    """Return what follows a reply that the model did not end as the template does, where the end differs in history.
+
+    Example (gpt-oss): tail "<|return|>", longer "<|end|><|start|>user...", last "" (cut by length) -> all of longer.
+    """
+    if not tail or not longer or last == tail or longer.startswith(tail) or control_at(tail) != tail:
+        return None
+    return longer if control_at(longer) else None
+
+
+def closing_of(tail: str, plain: str | None, last: str, ending: str | None) -> str | None:
     r"""Return the text that ends a turn, without what was sampled of it.
 
     `tail` is the rendering after the reply's content, `plain` the same for a reply without tool calls, `last` the
-    token with which the model ended the turn, or "".
+    token with which the model ended the turn, or "". `ending`, for a reply with tool calls, is the control token that
+    ends the rendering, or "".
     Example: tail "<|im_end|>\n", last "<|im_end|>" -> "\n"; last "" (cut by length) -> "<|im_end|>\n".
     """
     if last and last in tail:
         return tail[tail.rindex(last) + len(last) :]
     if plain is None or not tail.endswith(plain):
-        return None
-    return plain if called else tail
+        return ending or None  # gpt-oss: another token than that of a reply without
+    return tail if ending is None else plain
 
 
 def tail_of(rendering: str) -> str | None:

@@ -120,9 +120,21 @@ class Renderer:
         """Return the token ids of text that no template has seen: what reads as a control token in it is one."""
         return self.encode(self._encoder.unmarked(text), behind=behind)
 
+    def shield(self, text: str) -> str:
+        """Return what people said, for `encode` as part of a rendered text: without control tokens."""
+        return self._encoder.shield(text)
+
+    def unshield(self, text: str) -> str:
+        """Return text as people said it."""
+        return self._encoder.unshield(text)
+
     def control_at(self, text: str) -> str:
         """Return the control token that a rendered text begins with, or ""."""
         return self._encoder.control_at(text)
+
+    def control_ending(self, text: str) -> str:
+        """Return the control token that a rendered text ends with, or ""."""
+        return self._encoder.control_ending(text)
 
     def literal(self, token: int) -> str:
         """Return one token as text, special tokens included."""
@@ -132,6 +144,10 @@ class Renderer:
         """Return what sampled ids say, a stop string at the end included."""
         decoder = self.vocabulary.decoder()
         return decoder.push(ids) + decoder.finish()
+
+    def spelled(self, ids: Sequence[int]) -> bytes:
+        """Return all that ids spell, special tokens included."""
+        return b"".join(self.vocabulary.shown(token)[1] for token in ids)
 
     def tail(self, ids: Sequence[int], length: int = 8) -> str:
         """Return the text of the last few ids."""

@@ -4,8 +4,10 @@
 opens a chain, and nothing is lost but the chain's length.
 """
 
+import contextlib
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 
 import aiohttp
 import msgspec
@@ -18,7 +20,11 @@ from nexrl_proxy.errors import ApiError
 from nexrl_proxy.messages import Message, normalised
 from nexrl_proxy.render import Renderer
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 2.0
+SILENCE_S = 10.0
+"""An ingest that did not answer in time is not asked for so long: agents wait for it once, not once a session."""
+Delivered = Callable[[str, float], Awaitable[object]]
+"""Returns once ingest has every span of a session that was recorded here; raises TimeoutError."""
 OK = 200
 NOT_FOUND = 404
 log = logging.getLogger(__name__)
@@ -49,19 +55,38 @@ class Restored(Struct):
 class Restorer:
     """Reads sessions back from ingest."""
 
-    def __init__(self, *, ingest: str, admin_key: str, renderer: Renderer, http: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        *,
+        ingest: str,
+        admin_key: str,
+        renderer: Renderer,
+        http: aiohttp.ClientSession,
+        delivered: Delivered | None = None,
+    ) -> None:
+        """Take `delivered` to wait for spans of the session that are still on their way from here."""
+        self._delivered = delivered
         self._url = f"{ingest.rstrip('/')}/api/sessions"
         self._headers = {"authorization": f"Bearer {admin_key}"}
         self._renderer = renderer
         self._http = http
+        self._silent_until = 0.0
 
     async def session(self, attempt: str) -> Session:
         """Return what ingest knows of a session; an empty one where it knows nothing, or cannot be asked."""
-        try:
-            return session_of(await self._calls(attempt), self._renderer)
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, zstandard.ZstdError) as error:
-            log.warning("session %s cannot be read back and begins a new chain: %s", attempt, error)
+        if time.monotonic() < self._silent_until:
             return Session()
+        try:
+            if self._delivered:  # what an earlier process left is not with ingest yet
+                with contextlib.suppress(TimeoutError):
+                    await self._delivered(attempt, TIMEOUT_S)
+            return session_of(await self._calls(attempt), self._renderer)
+        except TimeoutError:
+            self._silent_until = time.monotonic() + SILENCE_S
+            log.warning("session %s cannot be read back and begins a new chain: ingest is silent", attempt)
+        except (aiohttp.ClientError, OSError, msgspec.DecodeError, zstandard.ZstdError) as error:
+            log.warning("session %s cannot be read back and begins a new chain: %s", attempt, error)
+        return Session()
 
     async def _calls(self, attempt: str) -> list[Call]:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)

@@ -32,6 +32,7 @@ from nexrl_proxy.restoring import held_of
 
 TRIES = 4
 """With the pauses between them, an engine that is back within three seconds is not missed."""
+LEFT = "the client left before the engine was asked"
 ABORT_TRIES = 8
 ABORT_AGAIN_S = 0.5
 Emit = Callable[[int, list[Delta], list[TokenText] | None], Awaitable[None]]
@@ -187,7 +188,7 @@ class Sampler:
 
     async def _sampled(self, draw: Draw, reader: Reader) -> Completion:
         """Sample one choice, telling it as it grows; try again only while nothing was produced."""
-        lost = "the client left before the engine was asked"
+        lost = LEFT
         for attempt in range(TRIES):
             if attempt:
                 self.counters["retried"] += 1
@@ -208,6 +209,8 @@ class Sampler:
         completion, seen = Completion(), 0
         try:
             async with self.pool.seat(draw.plan.caller.session) as engine:
+                if draw.running.aborted:  # while it waited at the door
+                    raise unavailable(LEFT)
                 engine.check(work)
                 draw.running.rids[work.rid] = engine
                 async with aclosing(engine.complete(work)) as growing:
@@ -274,8 +277,9 @@ class Sampler:
     def _hold(self, draw: Draw, call: Call) -> None:
         plan = draw.plan
         session = self.sessions.get(call.session)
-        if plan.ask.store and plan.talk:
-            remember(session.responses, call.response, [*plan.talk.said, call.reply], most=MOST_RESPONSES)
+        if call.dialect == "responses" and plan.talk:
+            said = [*plan.talk.said, call.reply] if plan.ask.store else None
+            remember(session.responses, call.response, said, most=MOST_RESPONSES)
         if not call.exact or self._reading is None:
             return
         held = held_of(call, draw.prompt.parent, self._reading.renderer.eos)

@@ -1,13 +1,7 @@
 """`nexrl proxy`: put the proxy together from its flags and serve it until it is told to stop."""
 
-import asyncio
 import contextlib
-import gc
 import os
-import sys
-import tempfile
-from collections.abc import Coroutine
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -26,11 +20,12 @@ from nexrl_proxy.engines.kinds import KINDS, Serving, engines_of
 from nexrl_proxy.engines.pool import Pool
 from nexrl_proxy.leftovers import bring_in, spool_names
 from nexrl_proxy.limits import BODY_MB, Limits
-from nexrl_proxy.listening import allow_many_files, bound, listen, runner_of
+from nexrl_proxy.listening import listen, runner_of
 from nexrl_proxy.operating import Access
 from nexrl_proxy.parsers.choose import REASONING_PARSERS, TOOL_PARSERS, Parsers
 from nexrl_proxy.planning import Planner, Plans, SpokenPlanner
 from nexrl_proxy.policy import SamplingPolicy, policy_of
+from nexrl_proxy.process import allow_many_files, run_loop
 from nexrl_proxy.prompting import HistoryPolicy
 from nexrl_proxy.recorder import Recorder
 from nexrl_proxy.render import Renderer
@@ -38,8 +33,7 @@ from nexrl_proxy.restoring import Restorer
 from nexrl_proxy.sampling import Reading, Sampler
 from nexrl_proxy.spool import Spool
 from nexrl_proxy.template import template_of
-from nexrl_proxy.workers.supervisor import Place, Supervisor
-from nexrl_proxy.workers.worker import Shared, work
+from nexrl_proxy.workers.running import run_workers
 
 ENGINE_KEY_VARIABLE = "NEXRL_ENGINE_KEY"
 HISTORIES = ("append", "template")
@@ -173,44 +167,15 @@ def run(settings: Settings, *, at: tuple[str, int], exit_with_parent: bool) -> i
     allow_many_files()
     reading = reading_of(settings)
     bring_in(settings.data, settings.workers)
-    if settings.workers > 1:
-        return run_workers(settings, reading, at=at, exit_with_parent=exit_with_parent)
-    run_loop(serve(settings, reading, at=at, exit_with_parent=exit_with_parent))
-    return 0
-
-
-def run_loop(main: Coroutine[None, None, None]) -> None:
-    """Run an event loop: uvloop's where it is installed."""
-    factory = None
-    if find_spec("uvloop"):
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)
-
-
-def run_workers(settings: Settings, reading: Reading | None, *, at: tuple[str, int], exit_with_parent: bool) -> int:
-    """Serve from several processes and return the exit code; raises ConfigError."""
+    if settings.workers == 1:
+        run_loop(serve(settings, reading, at=at, exit_with_parent=exit_with_parent))
+        return 0
     names = spool_names(settings.workers)
-    sockets = bound(*at)
 
     def make(index: int, http: aiohttp.ClientSession) -> web.Application:
         return app_of(msgspec.structs.replace(settings, spool=names[index]), reading, http)
 
-    with tempfile.TemporaryDirectory(prefix="nexrl-proxy-", ignore_cleanup_errors=True) as directory:
-        shared = Shared(settings.workers, sockets, Path(directory), make)
-
-        def worker(place: Place) -> None:
-            run_loop(work(shared, place))
-
-        def announce() -> None:
-            sys.stdout.write(f"ready {url_of(at[0], sockets[0].getsockname()[1])}\n")
-            sys.stdout.flush()
-
-        gc.freeze()  # what workers share stays shared: collecting would write into every page
-        supervisor = Supervisor(settings.workers, worker, announce=announce, listeners=sockets)
-        return supervisor.run(exit_with_parent=exit_with_parent)
+    return run_workers(settings.workers, make, at=at, exit_with_parent=exit_with_parent)
 
 
 async def serve(settings: Settings, reading: Reading | None, *, at: tuple[str, int], exit_with_parent: bool) -> None:
@@ -236,7 +201,13 @@ def app_of(settings: Settings, reading: Reading | None, http: aiohttp.ClientSess
             renderer=reading.renderer,
             parsers=reading.parsers,
             sessions=sessions,
-            restorer=Restorer(ingest=settings.ingest, admin_key=key, renderer=reading.renderer, http=http),
+            restorer=Restorer(
+                ingest=settings.ingest,
+                admin_key=key,
+                renderer=reading.renderer,
+                http=http,
+                delivered=recorder.flush,
+            ),
             policy=settings.policy,
             history=settings.history,
         )
@@ -260,10 +231,6 @@ def reading_of(settings: Settings) -> Reading | None:
         tools=settings.tool_parser, reasoning=settings.reasoning_parser, template=template_of(settings.model)
     )
     return Reading(Renderer(settings.model, markers=parsers.markers, endings=parsers.endings), parsers)
-
-
-def url_of(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _history(given: str) -> HistoryPolicy:

@@ -1,12 +1,17 @@
 """The official clients of the four dialects, asked alike; and the shape in which each dialect tells an error."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import anthropic
 import openai
 
+TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Never used; a client that has to make its own takes a twentieth of a second for it."""
 HELLO = [{"role": "user", "content": "hello"}]
 
 
@@ -15,10 +20,11 @@ class Dialect:
 
     path = "/v1/chat/completions"
     sdk: Any = openai
-    request: dict[str, Any] = {"messages": HELLO, "model": "m"}
+    request: Mapping[str, Any] = MappingProxyType({"messages": HELLO, "model": "m"})
 
     def client(self, url: str, key: str, **options: Any) -> Any:
-        return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, **{"max_retries": 0, **options})
+        http = openai.DefaultAsyncHttpxClient(verify=TLS)
+        return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, http_client=http, **{"max_retries": 0, **options})
 
     def create(self, client: Any) -> Any:
         return client.chat.completions.create
@@ -59,7 +65,7 @@ class Dialect:
 
 class Completions(Dialect):
     path = "/v1/completions"
-    request = {"prompt": "hello", "model": "m", "max_tokens": 1000}
+    request = MappingProxyType({"prompt": "hello", "model": "m", "max_tokens": 1000})
 
     def create(self, client: Any) -> Any:
         return client.completions.create
@@ -73,7 +79,7 @@ class Completions(Dialect):
 
 class Responses(Dialect):
     path = "/v1/responses"
-    request = {"input": "hello", "model": "m"}
+    request = MappingProxyType({"input": "hello", "model": "m"})
 
     def create(self, client: Any) -> Any:
         return client.responses.create
@@ -88,10 +94,11 @@ class Responses(Dialect):
 class Messages(Dialect):
     path = "/v1/messages"
     sdk = anthropic
-    request = {"messages": HELLO, "model": "m", "max_tokens": 1000}
+    request = MappingProxyType({"messages": HELLO, "model": "m", "max_tokens": 1000})
 
     def client(self, url: str, key: str, **options: Any) -> Any:
-        return anthropic.AsyncAnthropic(base_url=url, api_key=key, **{"max_retries": 0, **options})
+        http = anthropic.DefaultAsyncHttpxClient(verify=TLS)
+        return anthropic.AsyncAnthropic(base_url=url, api_key=key, http_client=http, **{"max_retries": 0, **options})
 
     def create(self, client: Any) -> Any:
         return client.messages.create
@@ -108,4 +115,26 @@ class Messages(Dialect):
         return body["error"]
 
 
+class Listener:
+    """Reads a stream piece by piece, and keeps what it heard whatever comes of it."""
+
+    def __init__(self, letters: int) -> None:
+        self.text = ""
+        self.begun = asyncio.Event()
+        """So many letters were heard."""
+        self._letters = letters
+
+    async def listen(self, pieces: AsyncIterator[str]) -> None:
+        async for piece in pieces:
+            self.text += piece
+            if len(self.text) >= self._letters:
+                self.begun.set()
+
+
 DIALECTS = {"chat": Dialect(), "completions": Completions(), "responses": Responses(), "messages": Messages()}
+
+
+async def everything(url: str, key: str) -> list[str]:
+    """Return what a plain and a streamed request of every dialect get."""
+    plain = [dialect.say(url, key) for dialect in DIALECTS.values()]
+    return await asyncio.gather(*plain, *(dialect.hear(url, key) for dialect in DIALECTS.values()))

@@ -136,7 +136,7 @@ async def main() -> None:
     runner = web.AppRunner(Engine(given.script, given.journal).app(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", given.port, backlog=4096).start()
-    print(f"ready http://127.0.0.1:{given.port}", flush=True)  # noqa: T201 - services announce themselves so
+    print(f"ready http://127.0.0.1:{given.port}", flush=True)
     await asyncio.Event().wait()
 
 

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,18 @@ from nexrl_proxy.template import template_of
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 HERE = Path(__file__).parent
 PATIENCE_S = 20.0
+NOT_FOUND = 404
 OURS = re.compile(r'File ".*nexrl_(proxy|ingest)/')
 
 
 class Service:
     """A process at a fixed address."""
 
-    def __init__(self, directory: Path, name: str, *command: str) -> None:
+    def __init__(self, directory: Path, name: str, *command: str, inside: Sequence[str] = ()) -> None:
+        """Take a module or script of Python's with its flags; `inside` is a command that becomes what follows it."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._command = [sys.executable, *command, "--port", str(self.port)]
+        self._command = [*inside, sys.executable, *command, "--port", str(self.port)]
         self._log = directory / f"{name}.log"
         self._environment = {**os.environ, "NEXRL_ADMIN_KEY": ADMIN, "OMP_NUM_THREADS": "1"}
         self._process: subprocess.Popen[str] | None = None
@@ -79,9 +81,14 @@ class Service:
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def resident(self) -> int:
-        """Return the bytes of memory it holds."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * resource.getpagesize()
+        """Return the bytes of memory it holds, and begin to measure the most it will."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+        return self.peak()
+
+    def peak(self) -> int:
+        """Return the most bytes of memory it held since `resident` was called."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
     def log(self) -> str:
         return self._log.read_text()
@@ -107,10 +114,15 @@ class Deployment:
         scripted = ("--script", str(self._script), "--journal", str(self._journal))
         self.engine = Service(directory, "engine", str(HERE / "failure_engine.py"), *scripted)
         self.ingest = Service(directory, "ingest", "-m", "nexrl_ingest", "ingest", "--data", str(directory / "ingest"))
-        upstream = ("--engine", self.engine.url, "--ingest", self.ingest.url, "--model", str(model))
-        self.data = directory / "proxy"
-        self.proxy = Service(directory, "proxy", "-m", "nexrl_proxy", *upstream, "--data", str(self.data))
+        self._model = model
+        self.proxy = self.proxy_in(directory)
         self.says()
+
+    def proxy_in(self, directory: Path, *, inside: Sequence[str] = ()) -> Service:
+        """Return a proxy that keeps its data in a directory's `proxy`."""
+        upstream = ("--engine", self.engine.url, "--ingest", self.ingest.url, "--model", str(self._model))
+        data = ("--data", str(directory / "proxy"))
+        return Service(directory, "proxy", "-m", "nexrl_proxy", *upstream, *data, inside=inside)
 
     @property
     def services(self) -> tuple[Service, ...]:
@@ -156,7 +168,8 @@ class Deployment:
         try:
             body = await self.admin("GET", f"{self.ingest.url}/api/sessions/{attempt}/calls")
         except aiohttp.ClientResponseError as error:
-            assert error.status == 404
+            if error.status != NOT_FOUND:
+                raise
             return []
         return sorted(decode(body, list[Call]), key=lambda call: call.started_ns)
 
@@ -177,7 +190,7 @@ class Deployment:
 
     async def quiet(self, within_s: float = 5.0) -> None:
         """Wait until nothing runs in the proxy."""
-        await eventually(lambda: self._is_quiet(), within_s)
+        await eventually(self._is_quiet, within_s)
 
     async def _is_quiet(self) -> bool:
         return (await self.stats())["running"] == 0

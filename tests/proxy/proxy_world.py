@@ -14,7 +14,7 @@ from stub_ingest import StubIngest
 from nexrl.keys import attempt_key
 from nexrl.records import Call
 from nexrl_proxy.app import make_app
-from nexrl_proxy.conversation import Sessions
+from nexrl_proxy.conversation import MOST_BYTES, Sessions
 from nexrl_proxy.engines.kinds import Serving, engines_of
 from nexrl_proxy.engines.pool import Pool
 from nexrl_proxy.limits import Limits
@@ -56,6 +56,8 @@ class World:
         self.url = ""
         self.http: aiohttp.ClientSession
         self.sampler: Sampler
+        self.planner: Planner
+        self.app: web.Application
         self.recorder: Recorder
 
     def says(self, *texts: str, eos: bool = True, **line: Any) -> None:
@@ -91,6 +93,14 @@ class World:
         await self.flush(attempt)
         return [call for call in self.ingest.calls if call.session == attempt]
 
+    async def restart(self) -> None:
+        """Forget everything that is in memory, as a new process would, once ingest has what was recorded."""
+        async with asyncio.timeout(5):
+            while self.recorder.pending():  # noqa: ASYNC110 - what is waited for is not ours to signal
+                await asyncio.sleep(0.002)
+        for attempt in list(self.sampler.sessions._sessions):
+            self.sampler.forget(attempt)
+
     async def stats(self) -> dict[str, int]:
         async with self.http.get(self.url + "/api/stats", headers={"authorization": f"Bearer {ADMIN}"}) as reply:
             return await reply.json()
@@ -110,10 +120,11 @@ async def world_of(
     policy: SamplingPolicy | None = None,
     history: HistoryPolicy = "append",
     limits: Limits | None = None,
+    most_bytes: int = MOST_BYTES,
 ) -> AsyncIterator[World]:
     parsers = Parsers(tools=tools, reasoning=reasoning, template=template_of(model))
     world = World(Renderer(model, markers=parsers.markers, endings=parsers.endings))
-    sessions = Sessions()
+    sessions = Sessions(most_bytes)
     async with contextlib.AsyncExitStack() as stack:
         enter = stack.enter_async_context
         engine_url, ingest_url = await enter(served(world.engine.app)), await enter(served(world.ingest.app))
@@ -126,7 +137,7 @@ async def world_of(
             recorder=world.recorder,
             sessions=sessions,
         )
-        planner = Planner(
+        planner = world.planner = Planner(
             renderer=world.renderer,
             parsers=parsers,
             sessions=sessions,
@@ -134,7 +145,7 @@ async def world_of(
             policy=policy,
             history=history,
         )
-        app = make_app(
+        app = world.app = make_app(
             planner=planner,
             sampler=world.sampler,
             recorder=world.recorder,

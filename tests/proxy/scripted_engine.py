@@ -36,6 +36,8 @@ class ScriptedEngine:
         self.script: Script = lambda _: Line(ids=[])
         self.requests: list[dict[str, Any]] = []
         self.answers: dict[str, Line] = {}
+        self.sent: dict[str, int] = {}
+        """How many tokens of a request left here."""
         self.aborted: dict[str, asyncio.Event] = {}
         self.paused = asyncio.Event()
         self.app = web.Application(client_max_size=2**26)
@@ -60,6 +62,7 @@ class ScriptedEngine:
             request.transport.abort()
         if line.pause_before is not None and await self.wait(asked["rid"]):
             count = line.pause_before
+        self.sent[asked["rid"]] = count
         return web.json_response(event(asked, line, count, 0, ended=True))
 
     async def stream(self, request: web.Request, asked: dict[str, Any], line: Line) -> web.StreamResponse:
@@ -69,9 +72,11 @@ class ScriptedEngine:
             if line.break_before == count - 1:
                 request.transport.abort()
                 return response
+            self.sent[asked["rid"]] = count - 1
             if line.pause_before == count - 1 and await self.wait(asked["rid"]):
                 await send(response, event(asked, line, count - 1, count - 1, ended=True))
                 break
+            self.sent[asked["rid"]] = count
             await send(response, event(asked, line, count, count - 1, ended=count == len(line.ids)))
         if not line.ids:
             await send(response, event(asked, line, 0, 0, ended=True))

@@ -59,9 +59,7 @@ FAITHFUL = {"gpt2", "llama3, whole words", "o200k", "deepseek", "flagged", *FAMI
 
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
-JSON = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-)
+JSON = LEAVES | st.lists(LEAVES, max_size=3) | st.dictionaries(st.text(max_size=5), LEAVES, max_size=3)
 
 
 @pytest.mark.parametrize("make", ALL)

@@ -236,12 +236,13 @@ async def test_the_longest_match_wins_and_the_latest_of_equal_ones(world):
     assert (three.parent, four.parent) == (two.id, three.id)
 
 
-async def test_a_flushed_session_is_forgotten_and_later_calls_are_still_recorded(world):
+async def test_a_flushed_session_is_forgotten_and_later_calls_still_extend_it(world):
     world.says("ok")
     start = [{"role": "user", "content": "a"}]
     reply = (await world.chat(start))["choices"][0]["message"]
     assert await world.flush() == 1
     await world.chat([*start, reply, {"role": "user", "content": "b"}])
     assert await world.flush() == 2
-    assert [call.parent for call in world.ingest.calls] == [None, None]
+    one, two = world.ingest.calls
+    assert (one.parent, two.parent, two.drift) == (None, one.id, None)
     assert (await world.stats())["sessions"] == 0

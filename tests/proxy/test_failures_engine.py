@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
-from failure_clients import DIALECTS, Dialect
+from failure_clients import DIALECTS, Dialect, Listener
 from failure_world import Deployment, eventually, key_of, new_attempt
 
 pytest_plugins = ["failure_fixtures"]
@@ -40,22 +40,19 @@ async def test_an_engine_killed_mid_stream_ends_it_with_an_error_and_what_it_sam
     deployment.says(hang_at=3)
     mark, attempts = deployment.mark(), {name: new_attempt() for name in DIALECTS}
 
-    async def broken(dialect: Dialect, attempt: str, begun: asyncio.Event) -> str:
-        said = ""
-        async with dialect.stream(deployment.proxy.url, key_of(attempt)) as pieces:
-            with pytest.raises(dialect.sdk.APIError, match="3 tokens were sampled"):
-                async for piece in pieces:
-                    said += piece
-                    if len(said) == 3:
-                        begun.set()
-        return said
+    listeners = {name: Listener(letters=3) for name in DIALECTS}
 
-    begun = {name: asyncio.Event() for name in DIALECTS}
-    streams = [asyncio.create_task(broken(DIALECTS[name], attempts[name], begun[name])) for name in DIALECTS]
+    async def broken(name: str, dialect: Dialect) -> None:
+        async with dialect.stream(deployment.proxy.url, key_of(attempts[name])) as pieces:
+            with pytest.raises(dialect.sdk.APIError, match="3 tokens were sampled"):
+                await listeners[name].listen(pieces)
+
+    streams = [asyncio.create_task(broken(*named)) for named in DIALECTS.items()]
     async with asyncio.timeout(10):
-        await asyncio.gather(*(event.wait() for event in begun.values()))
+        await asyncio.gather(*(listener.begun.wait() for listener in listeners.values()))
         deployment.engine.kill()
-        said = await asyncio.gather(*streams)
+        await asyncio.gather(*streams)
+    said = [listener.text for listener in listeners.values()]
     calls = [await deployment.kept(attempt) for attempt in attempts.values()]
     assert [len(kept) for kept in calls] == [1, 1, 1, 1]
     assert sorted(list(call.completion) for [call] in calls) == deployment.sampled(mark)
@@ -63,6 +60,7 @@ async def test_an_engine_killed_mid_stream_ends_it_with_an_error_and_what_it_sam
     assert {call.finish_reason for [call] in calls} == {"abort"}
 
 
+@pytest.mark.slow
 async def test_an_engine_that_comes_back_is_asked_again_for_what_it_had_not_begun(deployment):
     deployment.says(hang_at=0)
     mark, attempt = deployment.mark(), new_attempt()
@@ -80,6 +78,7 @@ async def test_an_engine_that_comes_back_is_asked_again_for_what_it_had_not_begu
     assert sorted(map(deployment.text, sampled)) == sorted(said)
 
 
+@pytest.mark.slow
 async def test_a_dead_engine_is_a_503_that_says_where_to_look(deployment):
     deployment.engine.kill()
     attempt = new_attempt()
@@ -109,9 +108,9 @@ async def test_a_client_that_loses_patience_gets_the_answer_at_its_next_try_and_
     assert (await deployment.stats())["folded"] - folded >= len(said)
 
 
-@pytest.mark.parametrize("silence_s", [1.5, pytest.param(32.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("silence_s", [0.6, pytest.param(31.0, marks=pytest.mark.slow)])
 async def test_a_silent_engine_is_waited_for(deployment, silence_s):
-    deployment.says(first_s=silence_s, step_s=silence_s / 4, count=3)
+    deployment.says(first_s=silence_s, step_s=0.1, count=3)
     mark, attempt = deployment.mark(), new_attempt()
     said = await answers(every_way(deployment, attempt, timeout=SILENCE_S))
     assert sorted(said.values()) == sorted(map(deployment.text, deployment.sampled(mark)))

@@ -2,30 +2,23 @@
 
 import asyncio
 import gzip
-import io
-import json
 import zlib
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 import zstandard
 from aiohttp import web
 from failure_clients import DIALECTS, Dialect
-from failure_world import Deployment, Service, key_of, new_attempt
-from proxy_world import ADMIN, served
+from failure_posts import body_of, keyed, post
+from failure_world import key_of, new_attempt
+from proxy_world import served
 
 from nexrl_proxy.app import errors_as_answers
-from nexrl_proxy.attribution import UNATTRIBUTED
 
 pytest_plugins = ["failure_fixtures"]
 DEEP = "[" * 100_000 + "]" * 100_000
 MEGABYTE = 2**20
-
-
-def body_of(dialect: Dialect, **more: Any) -> str:
-    return json.dumps({**dialect.request, **more})
 
 
 def with_raw(dialect: Dialect, name: str, raw: str) -> bytes:
@@ -59,23 +52,6 @@ MALFORMED = {
 }  # fmt: skip
 
 
-async def post(
-    service: Service, path: str, body: Any, headers: Mapping[str, Any], method: str = "POST"
-) -> tuple[int, dict[str, Any]]:
-    """Return status and body of an answer, which must be JSON."""
-    async with (
-        aiohttp.ClientSession(headers={"content-type": "application/json"}) as http,
-        http.request(
-            method, service.url + path, data=io.BytesIO(body) if isinstance(body, bytes) else body, headers=headers
-        ) as reply,
-    ):
-        return reply.status, json.loads(await reply.read())
-
-
-def keyed(attempt: str, **more: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key_of(attempt)}", **more}
-
-
 @pytest.mark.parametrize("malformed", MALFORMED)
 @pytest.mark.parametrize("name", DIALECTS)
 async def test_a_malformed_request_is_a_400_in_its_dialects_shape(deployment, name, malformed):
@@ -95,9 +71,10 @@ async def test_a_body_of_50_mb_is_a_413_that_takes_no_memory(deployment, name):
     for status, body in answers:
         assert status == 413
         assert "--max-body-mb" in dialect.described(body)["message"]
-    assert deployment.proxy.resident() - before < 20 * MEGABYTE
+    assert deployment.proxy.peak() - before < 20 * MEGABYTE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chat", "messages"])
 async def test_the_official_clients_raise_the_413(deployment, name):
     dialect = DIALECTS[name]
@@ -127,11 +104,11 @@ async def test_a_packed_body_is_unpacked_only_as_far_as_the_limit_allows(deploym
     headers = keyed(attempt, **{"content-encoding": "gzip"})
     status, _ = await post(deployment.proxy, chat.path, gzip.compress(body_of(chat).encode()), headers)
     assert status == 200
-    bomb = gzip.compress(b" " * (200 * MEGABYTE), 1)
+    bomb = gzip.compress(b" " * (150 * MEGABYTE), 1)
     before = deployment.proxy.resident()
     status, body = await post(deployment.proxy, chat.path, bomb, headers)
     assert status == 413, chat.described(body)
-    assert deployment.proxy.resident() - before < 100 * MEGABYTE
+    assert deployment.proxy.peak() - before < 100 * MEGABYTE
 
 
 @pytest.mark.parametrize(
@@ -180,92 +157,6 @@ async def test_an_unknown_path_is_a_404_that_names_it(deployment, path):
     assert DIALECTS["chat"].described(body)["message"].startswith("POST /")
 
 
-def forged(attempt: str) -> str:
-    return key_of(attempt)[:-1] + ("a" if key_of(attempt)[-1] != "a" else "b")
-
-
-@pytest.mark.parametrize("name", DIALECTS)
-async def test_keys_open_what_they_are_for_and_nothing_else(deployment, name):
-    dialect, mine, other = DIALECTS[name], new_attempt(), new_attempt()
-
-    async def refused(key: str, path: str = dialect.path, **headers: str) -> int:
-        status, body = await post(
-            deployment.proxy, path, body_of(dialect), {"authorization": f"Bearer {key}", **headers}
-        )
-        assert dialect.described(body)["message"]
-        return status
-
-    mark = deployment.mark()
-    assert await refused(forged(mine)) == 401
-    assert await refused("nxr-") == 401
-    assert await refused(key_of(mine), f"/s/{other}{dialect.path}") == 403
-    assert await refused(key_of(mine), **{"x-nexrl-session": other}) == 403
-    assert await refused(key_of(mine), **{"x-api-key": key_of(other)}) == 403
-    assert await refused(ADMIN) == 403  # an agent that holds it shall not find that it works
-    assert deployment.mark() == mark
-    async with dialect.client(deployment.proxy.url, forged(mine)) as client:
-        with pytest.raises(dialect.sdk.AuthenticationError):
-            await dialect.create(client)(**dialect.request)
-
-
-async def test_the_admin_key_speaks_for_an_attempt_only_where_it_names_one(deployment):
-    chat, attempt = DIALECTS["chat"], new_attempt()
-    headers = {"authorization": f"Bearer {ADMIN}"}
-    status, body = await post(deployment.proxy, chat.path, body_of(chat), headers)
-    assert status == 403
-    assert "nexrl key ATTEMPT" in chat.described(body)["message"]
-    assert ADMIN not in json.dumps(body)
-    status, _ = await post(deployment.proxy, f"/s/{attempt}{chat.path}", body_of(chat), headers)
-    assert status == 200
-    assert len(await deployment.kept(attempt)) == 1
-
-
-async def raw(deployment: Deployment, path: bytes, *headers: bytes) -> bytes:
-    """Send bytes that no client library would; returns the status line."""
-    body = body_of(DIALECTS["chat"]).encode()
-    head = [b"POST " + path + b" HTTP/1.1", b"host: x", b"connection: close", b"content-length: %d" % len(body)]
-    reader, writer = await asyncio.open_connection("127.0.0.1", deployment.proxy.port)
-    writer.write(b"\r\n".join([*head, *headers, b"", body]))
-    answer = await asyncio.wait_for(reader.read(), 5)
-    writer.close()
-    return answer.partition(b"\r\n")[0]
-
-
-async def test_headers_and_paths_of_any_bytes_are_answered(deployment):
-    chat, key = b"/v1/chat/completions", f"authorization: Bearer {key_of(new_attempt())}".encode()
-    assert b" 401 " in await raw(deployment, chat, b"authorization: Bearer nxr-\xff.\xfe")
-    assert b" 401 " in await raw(deployment, chat, b"x-api-key: \xff")
-    assert b" 400 " in await raw(deployment, chat, b"x-nexrl-session: \xff\xfe")
-    assert b" 200 " in await raw(deployment, chat, key, b"x-stainless-retry-count: \xff")
-    assert b" 200 " in await raw(deployment, chat, key, b"baggage: nexrl.session\xff=%FF", b"traceparent: \xff")
-    assert b" 400 " in await raw(deployment, b"/v1/\xff\xfe", key)
-    assert b" 404 " in await raw(deployment, b"/v1/%ff%fe", key)
-    assert b" 400 " in await raw(deployment, b"/s/%ff%fe/v1/chat/completions")
-
-
-async def test_a_name_that_is_not_text_loses_no_call(deployment):
-    attempt = new_attempt()
-    key = f"authorization: Bearer {key_of(attempt)}".encode()
-    assert b" 200 " in await raw(deployment, b"/v1/chat/completions", key, b"x-nexrl-agent: search\xff")
-    [call] = await deployment.kept(attempt)
-    assert call.agent == "search\ufffd"
-
-
-async def test_where_a_session_is_required_a_request_without_a_key_is_a_401(deployment):
-    unnamed = await post(deployment.proxy, "/v1/chat/completions", body_of(DIALECTS["chat"]), {})
-    assert unnamed[0] == 200
-    assert [call.session for call in await deployment.kept(UNATTRIBUTED)] == [UNATTRIBUTED]
-    deployment.proxy.end()
-    await asyncio.to_thread(deployment.proxy.start, "--require-session")
-    for dialect in DIALECTS.values():
-        status, body = await post(deployment.proxy, dialect.path, body_of(dialect), {"authorization": "Bearer sk-1"})
-        assert status == 401
-        assert "nexrl key ATTEMPT" in dialect.described(body)["message"]
-        status, _ = await post(deployment.proxy, dialect.path, body_of(dialect), keyed(new_attempt()))
-        assert status == 200
-    deployment.proxy.end()
-
-
 async def test_a_bug_is_a_500_in_the_dialects_shape_and_shows_nothing_of_itself(caplog):
     async def fails(_: web.Request) -> web.StreamResponse:
         raise ZeroDivisionError("a secret")
@@ -295,10 +186,3 @@ async def test_what_is_sent_half_and_then_dropped_leaves_nothing_behind(deployme
     await deployment.quiet()
     assert deployment.mark() == mark
     assert await deployment.flush(attempt) == 0
-
-
-def test_logs_hold_no_key(deployment: Deployment):
-    assert "nxr-" not in deployment.proxy.log()
-    assert ADMIN not in deployment.proxy.log()
-
-

@@ -140,4 +140,11 @@ async def workers_of(model: Path, data: Path, workers: int, *flags: str) -> Asyn
 
 async def gone(processes: list[psutil.Process]) -> None:
     """Wait until none of these processes is there."""
-    await until(lambda: not any(process.is_running() and process.status() != "zombie" for process in processes))
+    await until(lambda: not any(map(alive, processes)))
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

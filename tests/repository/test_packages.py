@@ -49,6 +49,6 @@ def test_every_module_says_what_it_is_for():
         if path.suffix == ".py"
         and path.is_relative_to(ROOT)
         and path.parts[len(ROOT.parts)] in {"agent_sdk", "proxy", "ingest", "trainer", "recipes", "bench", "examples"}
-        and not re.match(r'(#!.*\n)?"""', path.read_text())
+        and not re.match(r'(#!.*\n)?r?"""', path.read_text())
     ]
     assert silent == []

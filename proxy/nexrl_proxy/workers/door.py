@@ -10,7 +10,7 @@ from aiohttp import StreamReader, web
 from aiohttp.typedefs import Handler, Middleware
 
 from nexrl_proxy.errors import ApiError
-from nexrl_proxy.listening import Guarded
+from nexrl_proxy.listening import HEAD_TIMEOUT_S, Guarded
 from nexrl_proxy.workers.handover import Handovers
 from nexrl_proxy.workers.pinning import Pinning, read_head
 
@@ -33,8 +33,9 @@ class Door(Guarded):
         *,
         taken: bytes = b"",
         patience_s: float = PATIENCE_S,
+        head_timeout_s: float = HEAD_TIMEOUT_S,
     ) -> None:
-        super().__init__(server)
+        super().__init__(server, head_timeout_s=head_timeout_s)
         self._pinning = pinning
         self._handovers = handovers
         self._patience_s = patience_s

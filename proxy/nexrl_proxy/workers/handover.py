@@ -9,13 +9,14 @@ import errno
 import logging
 import os
 import socket
+import sys
 import tempfile
 from array import array
 from collections.abc import Callable
 from pathlib import Path
 
-MOST_INLINE = 2**18
-"""More than a connection reads at once; where the kernel takes less, bytes travel in a file."""
+MOST_INLINE = 64 * 1024 if sys.platform == "linux" else 1024
+"""What a datagram has room for, well below the kernel's limit; more travels in a file."""
 FULL = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
 GONE = (errno.ENOENT, errno.ECONNREFUSED)
 log = logging.getLogger(__name__)
@@ -57,17 +58,15 @@ class Handovers:
         return True
 
     def _post(self, worker: int, read: bytes, files: list[int]) -> None:
-        # Not socket.send_fds: it forgets the address.
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", files))]
-        try:
-            self._out.sendmsg([read], rights, 0, str(self._path_of(worker)))
-        except OSError as error:
-            if error.errno != errno.EMSGSIZE:
-                raise
+        if len(read) > MOST_INLINE:
             with tempfile.TemporaryFile() as file:
                 file.write(read)
                 file.flush()
                 self._post(worker, b"in the file", [*files, file.fileno()])
+            return
+        # Not socket.send_fds: it forgets the address.
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", files))]
+        self._out.sendmsg([read], rights, 0, str(self._path_of(worker)))
 
     def _receive(self, take: Take) -> None:
         while True:
@@ -91,5 +90,4 @@ class Handovers:
 def _datagrams() -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_INLINE)
     return sock

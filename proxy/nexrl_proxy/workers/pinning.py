@@ -17,7 +17,7 @@ from nexrl_proxy.attribution import SESSION_HEADER, UNATTRIBUTED, caller_of
 from nexrl_proxy.errors import ApiError
 
 MOST_REMEMBERED = 8192
-_NAMES = ("authorization", "x-api-key", SESSION_HEADER, "baggage", "traceparent")
+_NAMES: tuple[str, ...] = ("authorization", "x-api-key", SESSION_HEADER, "baggage", "traceparent")
 _HEADER = re.compile(f"\n({'|'.join(_NAMES)}):[ \t]*([^\r\n]*)", re.IGNORECASE)
 _TARGET = re.compile(r"[^ ]+ (?:https?://[^/ ]+)?([^? ]*)")
 _AGENT = re.compile(r"/s/([^/]+)/v1/")

@@ -57,7 +57,7 @@ async def work(shared: Shared, place: Place) -> None:
         private = peers.private_app(app)
         await _serve_privately(private, peers.private_path(shared.directory, place.index), stack)
         await peers.learn(private, others, [index for index in range(shared.workers) if index != place.index])
-        await _serve_publicly(shared.sockets, runner, pinning, handovers)
+        await serve_publicly(shared.sockets, runner, pinning, handovers)
         os.write(place.report, READY)
         await stopped.wait()
         loop.remove_reader(place.lifeline)
@@ -72,9 +72,10 @@ async def _serve_privately(app: web.Application, path: Path, stack: contextlib.A
     await Site(runner, _private_socket(path), lambda: Guarded(server)).start()
 
 
-async def _serve_publicly(
+async def serve_publicly(
     sockets: list[socket.socket], runner: web.AppRunner, pinning: Pinning, handovers: Handovers
 ) -> None:
+    """Accept from the public port, and take what other workers bring."""
     loop, server = asyncio.get_running_loop(), server_of(runner)
     taking: set[asyncio.Task[object]] = set()
 

@@ -1,0 +1,25 @@
+"""What a process that serves needs of its surroundings: an event loop, and enough open files."""
+
+import asyncio
+import contextlib
+import resource
+from collections.abc import Coroutine
+from importlib.util import find_spec
+
+
+def run_loop(main: Coroutine[None, None, None]) -> None:
+    """Run an event loop: uvloop's where it is installed."""
+    factory = None
+    if find_spec("uvloop"):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+def allow_many_files() -> None:
+    """Raise the limit of open files as far as the system lets: each connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS calls it unlimited, and refuses that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
