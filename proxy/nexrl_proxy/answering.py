@@ -13,9 +13,10 @@ import msgspec
 from aiohttp import web
 
 from nexrl_proxy.dialects import Answer, TokenText, Usage
+from nexrl_proxy.draw import Running
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.reading import Delta
-from nexrl_proxy.sampling import Outcome, Running
+from nexrl_proxy.sampling import Outcome
 
 STREAM_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
 RETRY_HEADER = "x-stainless-retry-count"

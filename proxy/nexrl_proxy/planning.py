@@ -1,6 +1,7 @@
 """From an `Ask` to a `Plan`: everything that is decided before a token is sampled.
 
-Which conversation this is, what the prompt's tokens are, which parameters are in force. Sampling is `sampling`'s.
+Which conversation this is, what the prompt's tokens are, which parameters are in force. Sampling is `sampling`'s; for
+engines that render messages themselves, `spoken_planning` decides the little that is left.
 """
 
 import secrets
@@ -11,21 +12,20 @@ import msgspec
 from msgspec import Struct
 
 from nexrl.keys import mode_of
-from nexrl.records import Int32s
 from nexrl_proxy.attribution import Caller
-from nexrl_proxy.conversation import History, Place, Session, Sessions, history_of, remember, setting_of
+from nexrl_proxy.conversation import History, Session, Sessions, history_of, remember, setting_of
 from nexrl_proxy.dialects import Ask, Dialect
 from nexrl_proxy.errors import ApiError, too_long, unsupported
-from nexrl_proxy.messages import Message, normalised
+from nexrl_proxy.messages import normalised
 from nexrl_proxy.parsers.choose import Parsers
 from nexrl_proxy.policy import SamplingPolicy
 from nexrl_proxy.prompting import HistoryPolicy, Prompt, continued, prompt_of, raw_prompt
 from nexrl_proxy.render import Renderer
+from nexrl_proxy.talk import Talk, decoded_messages, talk_of, whole_messages
 
 ASSISTANT = b'"assistant"'
 MOST_TOOLS = 256
 """Sets of tool definitions that are decoded once."""
-_messages = msgspec.json.Decoder(list[dict[str, Any]])
 
 
 class Restores(Protocol):
@@ -34,18 +34,6 @@ class Restores(Protocol):
     async def session(self, attempt: str) -> Session:
         """Return it; an empty one where there is none."""
         ...
-
-
-class Talk(Struct, frozen=True, kw_only=True, eq=False):
-    """A conversation as it was recognised."""
-
-    history: History
-    arrived: list[Message]
-    """Its messages as they arrived, from `history.start` on."""
-    body: bytes = b""
-    """All of them as they stand in the request's body, where they do."""
-    said: list[Message] = []
-    """What a later request goes on from by the reply's id; kept where the request wants that."""
 
 
 class Plan(Struct, frozen=True, kw_only=True, eq=False):
@@ -86,36 +74,6 @@ class Plans(Protocol):
     async def count(self, ask: Ask, caller: Caller) -> int:
         """Return how many tokens the request's prompt has; raises ApiError where that cannot be said."""
         ...
-
-
-class SpokenPlanner:
-    """Plans requests for engines that render messages themselves: nothing is tokenised, no call continues another."""
-
-    def __init__(self, *, sessions: Sessions, policy: SamplingPolicy | None = None) -> None:
-        self._sessions = sessions
-        self._policy = policy or SamplingPolicy()
-
-    async def plan(self, ask: Ask, caller: Caller, dialect: Dialect) -> Plan:
-        messages = whole_messages(ask, self._sessions.get(caller.session))
-        ask = msgspec.structs.replace(ask, messages=messages)
-        params = self._policy.effective(ask.sampling, mode_of(caller.session))
-        limit = params.pop("max_new_tokens", None) if ask.max_tokens is None else ask.max_tokens
-        said = messages[ask.instructed :] if ask.store else []
-        return Plan(
-            ask=ask,
-            caller=caller,
-            response=f"{dialect.response_prefix}{secrets.token_hex(12)}",
-            call_prefix=dialect.call_prefix,
-            talk=Talk(history=history_of([], b""), arrived=messages, said=said),
-            prompts=[Prompt(ids=Int32s(), delta=Int32s())],
-            params=params,
-            limits=[limit],
-            request=spoken_request(ask),
-        )
-
-    async def count(self, ask: Ask, caller: Caller) -> int:
-        del ask, caller
-        raise ApiError("tokens are not counted with an OpenAI upstream: nothing is tokenised here", status=501)
 
 
 class Planner:
@@ -270,61 +228,6 @@ class Planner:
                 raise ApiError(
                     f"logit_bias: {token!r} is no token id; the model has 0 to {size - 1}", param="logit_bias"
                 )
-
-
-def talk_of(body: bytes, setting: bytes) -> Talk:
-    """Return the conversation that stands in a request's body."""
-    arrived = decoded_messages(body)
-    return Talk(history=history_of(normalised(arrived), setting), arrived=arrived, body=body)
-
-
-def place_of(talk: Talk) -> Place:
-    """Return how far a later request that begins with the same messages is known."""
-    return Place(talk.history.digests[-1], talk.history.start + len(talk.history.messages))
-
-
-def whole_messages(ask: Ask, session: Session) -> list[Message]:
-    """Return a request's messages behind those of the reply it goes on from, under its own instructions.
-
-    Raises ApiError where the reply is not known in this session.
-    """
-    messages = decoded_messages(ask.wire.messages) if ask.wire else ask.messages
-    if ask.previous is None:
-        return messages
-    said = session.responses.get(ask.previous)
-    if said is None:
-        message = f"previous response {ask.previous!r} is not known in this session: send the whole input"
-        raise ApiError(message, param="previous_response_id", code="previous_response_not_found")
-    return [*messages[: ask.instructed], *said, *messages[ask.instructed :]]
-
-
-def decoded_messages(body: bytes) -> list[Message]:
-    """Return messages from JSON; raises ApiError."""
-    try:
-        messages = _messages.decode(body)
-    except (msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise ApiError(f"messages: {error}", param="messages") from error
-    if not messages:
-        raise ApiError("number of messages is 0: send at least one", param="messages")
-    return messages
-
-
-def spoken_request(ask: Ask) -> bytes | None:
-    """Return the request as a chat completion request; None for raw prompts."""
-    if ask.request is not None or ask.prompts:
-        return ask.request
-    choice: Any = "auto" if ask.may_call else "none"
-    if ask.must_call is not None:
-        choice = {"type": "function", "function": {"name": ask.must_call}} if ask.must_call else "required"
-    request: dict[str, Any] = {"model": ask.model, "messages": ask.messages}
-    if ask.tools:
-        request |= {"tools": ask.tools, "tool_choice": choice}
-    if ask.stops:
-        request["stop"] = list(ask.stops)
-    if schema := ask.sampling.get("json_schema"):
-        form = {"name": "reply", "schema": msgspec.json.decode(schema)}
-        request["response_format"] = {"type": "json_schema", "json_schema": form}
-    return msgspec.json.encode(request)
 
 
 def _goes_on(ask: Ask) -> bool:

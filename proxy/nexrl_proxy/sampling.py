@@ -7,36 +7,29 @@ stop, and what it had is recorded. What is asked for was decided by `planning`; 
 import asyncio
 import secrets
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 
 from msgspec import Struct
 
-from nexrl.records import Call
-from nexrl_proxy.attribution import UNATTRIBUTED
-from nexrl_proxy.conversation import MOST_RESPONSES, Sessions, remember
+from nexrl_proxy.conversation import Sessions
 from nexrl_proxy.dialects import Choice, TokenText, Usage
-from nexrl_proxy.engines import Completion, Engine, EngineLost, Work
+from nexrl_proxy.draw import Draw, Emit, Running, draws_of
+from nexrl_proxy.engines import Completion, EngineLost
 from nexrl_proxy.engines.pool import Pool
 from nexrl_proxy.errors import unavailable
 from nexrl_proxy.parsers import Parser
 from nexrl_proxy.parsers.choose import Parsers
 from nexrl_proxy.parsers.plain import PlainParser
-from nexrl_proxy.planning import Plan, place_of
-from nexrl_proxy.prompting import Prompt
+from nexrl_proxy.planning import Plan
 from nexrl_proxy.reading import Delta, Reader, reasoning_tokens
 from nexrl_proxy.recorder import Recorder
+from nexrl_proxy.recording import Recording
 from nexrl_proxy.render import Renderer
-from nexrl_proxy.restoring import held_of
 
 TRIES = 4
 """With the pauses between them, an engine that is back within three seconds is not missed."""
 LEFT = "the client left before the engine was asked"
-ABORT_TRIES = 8
-ABORT_AGAIN_S = 0.5
-Emit = Callable[[int, list[Delta], list[TokenText] | None], Awaitable[None]]
-"""Takes a choice's index, its next deltas, and the tokens they came from where logprobs were asked for."""
 
 
 class Outcome(Struct, frozen=True):
@@ -44,53 +37,6 @@ class Outcome(Struct, frozen=True):
 
     choice: Choice
     usage: Usage
-
-
-class Running:
-    """A request whose completions are being sampled."""
-
-    def __init__(self) -> None:
-        self.rids: dict[str, Engine] = {}
-        self.aborted = False
-
-    async def abort(self) -> None:
-        """Stop sampling; what was sampled is still recorded. Asked again while the engine has not heard of it yet."""
-        self.aborted = True
-        for _ in range(ABORT_TRIES):
-            await asyncio.gather(*(engine.abort(rid) for rid, engine in list(self.rids.items())))
-            if not self.rids:
-                return
-            await asyncio.sleep(ABORT_AGAIN_S)
-
-
-class Draw(Struct, frozen=True, eq=False):
-    """One completion to be sampled, among those of a request."""
-
-    plan: Plan
-    prompt: Prompt
-    limit: int | None
-    index: int
-    """Its place among the choices."""
-    seed: int | None
-    running: Running
-    emit: Emit | None
-
-    def work(self, rid: str) -> Work:
-        """Return what an engine is asked."""
-        plan = self.plan
-        params = dict(plan.params)
-        if self.limit is not None:
-            params["max_new_tokens"] = self.limit
-        if self.seed is not None:
-            params["sampling_seed"] = self.seed
-        return Work(
-            rid=rid,
-            ids=self.prompt.ids,
-            params=params,
-            stream=self.emit is not None,
-            top_logprobs=plan.ask.top_logprobs,
-            request=plan.request,
-        )
 
 
 class Reading(Struct, frozen=True):
@@ -114,11 +60,12 @@ class Sampler:
         """Take `reading` None for engines that return text."""
         self.pool = pool
         self._reading = reading
-        self._recorder = recorder
         self.sessions = sessions
+        renderer = reading.renderer if reading else None
+        self._recording = Recording(recorder=recorder, sessions=sessions, renderer=renderer)
         self.active: dict[str, set[asyncio.Task[list[Outcome]]]] = {}
         """Requests being sampled, by session."""
-        self.counters: Counter[str] = Counter()
+        self.counters = self._recording.counters
         self._stop_ids = sorted(reading.renderer.eos) if reading else []
 
     def start(self, plan: Plan, emit: Emit | None = None) -> tuple[Running, asyncio.Task[list[Outcome]]]:
@@ -143,11 +90,7 @@ class Sampler:
     async def _all(self, plan: Plan, running: Running, emit: Emit | None) -> list[Outcome]:
         if self._stop_ids:
             plan.params["stop_token_ids"] = self._stop_ids
-        draws = [
-            Draw(plan, prompt, limit, place * plan.ask.n + k, _seed(plan, k), running, emit)
-            for place, (prompt, limit) in enumerate(zip(plan.prompts, plan.limits, strict=True))
-            for k in range(plan.ask.n)
-        ]
+        draws = draws_of(plan, running, emit)
         if len(draws) == 1:
             done: Sequence[Outcome | BaseException] = [await self._one(draws[0])]
         else:
@@ -168,7 +111,7 @@ class Sampler:
             self.counters["failed"] += 1
             raise
         await self._tell(draw, reader.finish(), None)
-        self._record(draw, reader, completion, started)
+        self._recording.record(draw, reader, completion, started)
         if completion.lost:
             self.counters["failed"] += 1
             raise unavailable(f"{completion.lost} ({len(completion.ids)} tokens were sampled)")
@@ -180,7 +123,7 @@ class Sampler:
             return Reader(None, PlainParser())
         parser: Parser = PlainParser()
         if draw.plan.talk is not None:
-            prompt_end = self._reading.renderer.tail(draw.prompt.ids) if not draw.prompt.forced else ""
+            prompt_end = self._reading.renderer.tail(draw.prompt.ids[: draw.prompt.begun])
             with_tools = bool(ask.tools) and ask.may_call
             parser = self._reading.parsers.parser(with_tools=with_tools, prompt_end=prompt_end, tools=ask.tools)
         vocabulary = self._reading.renderer.vocabulary
@@ -239,69 +182,6 @@ class Sampler:
         if draw.emit and (deltas or tokens):
             await draw.emit(draw.index, deltas, tokens)
 
-    def _record(self, draw: Draw, reader: Reader, completion: Completion, started_ns: int) -> None:
-        """Record a call, and let later requests continue it."""
-        plan, prompt = draw.plan, draw.prompt
-        params = draw.work("").params
-        params.pop("stop_token_ids", None)
-        call = Call(
-            id=new_span_id(),
-            session=plan.caller.session,
-            parent=prompt.parent.id if prompt.parent else None,
-            prompt_delta=prompt.delta,
-            completion=completion.ids,
-            logprobs=completion.logprobs,
-            weight_versions=completion.weight_versions,
-            temperature=params["temperature"],
-            sampling=params,
-            finish_reason=completion.finish or "abort",
-            exact=completion.exact,
-            drift=prompt.drift,
-            agent=plan.caller.agent,
-            model=plan.ask.model,
-            dialect=plan.ask.dialect,
-            response=plan.response,
-            messages=_new_messages(draw),
-            tools=None if prompt.parent else plan.ask.tools,
-            template=plan.ask.template,
-            instructed=plan.ask.instructed,
-            reply=reader.message,
-            malformed_tool_call=reader.malformed_tool_call,
-            started_ns=started_ns,
-            ended_ns=time.time_ns(),
-        )
-        self._recorder.record(call, plan.caller, prompt_tokens=len(prompt.ids) or completion.prompt_tokens)
-        self._hold(draw, call)
-        self._count(call)
-
-    def _hold(self, draw: Draw, call: Call) -> None:
-        plan = draw.plan
-        session = self.sessions.get(call.session)
-        if call.dialect == "responses" and plan.talk:
-            said = [*plan.talk.said, call.reply] if plan.ask.store else None
-            remember(session.responses, call.response, said, most=MOST_RESPONSES)
-        if not call.exact or self._reading is None:
-            return
-        held = held_of(call, draw.prompt.parent, self._reading.renderer.eos)
-        if talk := plan.talk:
-            session.hold(talk.history.digests[-1], held, call.reply)
-            if talk.body:
-                session.bodies.remember(talk.history.setting, talk.body.rstrip()[:-1].rstrip(), place_of(talk))
-        else:
-            prompt = plan.ask.prompts[draw.index // plan.ask.n]
-            said = self._reading.renderer.text(call.completion)
-            session.hold_raw(held, prompt + said if isinstance(prompt, str) else None)
-        self.sessions.grown(call.session, held.size)
-
-    def _count(self, call: Call) -> None:
-        self.counters["calls"] += 1
-        self.counters["completion_tokens"] += len(call.completion)
-        self.counters["inexact"] += not call.exact
-        self.counters["malformed_tool_calls"] += call.malformed_tool_call
-        self.counters["unattributed"] += call.session == UNATTRIBUTED
-        if call.drift:
-            self.counters[f"drift_{call.drift}"] += 1
-
     def _outcome(self, draw: Draw, reader: Reader, completion: Completion) -> Outcome:
         choice = Choice(
             message=reader.message,
@@ -336,24 +216,6 @@ class Sampler:
             del self.active[session]
         if not task.cancelled():
             task.exception()  # the client may have gone, and nobody else would look at it
-
-
-def new_span_id() -> str:
-    """Return a random span id; OpenTelemetry forbids zero."""
-    return f"{secrets.randbelow(2**64 - 1) + 1:016x}"
-
-
-def _seed(plan: Plan, choice: int) -> int | None:
-    return None if plan.ask.seed is None else plan.ask.seed + choice
-
-
-def _new_messages(draw: Draw) -> list[dict[str, object]]:
-    """Return the messages the parent call does not have."""
-    talk, covered = draw.plan.talk, draw.prompt.covered
-    if talk is not None:
-        return talk.arrived[covered - talk.history.start :] if draw.prompt.parent else talk.arrived
-    prompt = draw.plan.ask.prompts[draw.index // draw.plan.ask.n]
-    return [{"role": "user", "content": prompt[covered:]}] if isinstance(prompt, str) else []
 
 
 async def _backoff(attempt: int) -> None:

@@ -23,7 +23,7 @@ from nexrl_proxy.limits import BODY_MB, Limits
 from nexrl_proxy.listening import listen, runner_of
 from nexrl_proxy.operating import Access
 from nexrl_proxy.parsers.choose import REASONING_PARSERS, TOOL_PARSERS, Parsers
-from nexrl_proxy.planning import Planner, Plans, SpokenPlanner
+from nexrl_proxy.planning import Planner, Plans
 from nexrl_proxy.policy import SamplingPolicy, policy_of
 from nexrl_proxy.process import allow_many_files, run_loop
 from nexrl_proxy.prompting import HistoryPolicy
@@ -31,6 +31,7 @@ from nexrl_proxy.recorder import Recorder
 from nexrl_proxy.render import Renderer
 from nexrl_proxy.restoring import Restorer
 from nexrl_proxy.sampling import Reading, Sampler
+from nexrl_proxy.spoken_planning import SpokenPlanner
 from nexrl_proxy.spool import Spool
 from nexrl_proxy.template import template_of
 from nexrl_proxy.workers.running import run_workers

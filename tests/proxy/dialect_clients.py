@@ -1,4 +1,4 @@
-"""One conversation in every dialect: chat messages in, the assistant's chat message out, as each dialect's client would.
+"""One conversation in every dialect: chat messages in, the assistant's chat message out, as its clients would.
 
 A tool is `{"name", "description", "parameters"}`.
 """

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class World:
     ) -> tuple[int, Any]:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         named.setdefault("authorization", f"Bearer {attempt_key(attempt, ADMIN)}")
-        data = {"data": body} if isinstance(body, bytes) else {"json": body}
+        data = {"data": io.BytesIO(body)} if isinstance(body, bytes) else {"json": body}
         async with self.http.post(self.url + path, headers=named, **data) as reply:
             return reply.status, await reply.json()
 

@@ -63,7 +63,9 @@ class Speaker:
         reply = self.reply(draw, with_tools="looks" in self.world.renderer.tail(prompt, len(prompt)))
         encode = self.world.renderer.encode
         behind_results = not self.world.renderer.tail(prompt).rstrip().endswith("<think>")
-        ids = [piece for token in encode(self.family.write(reply, behind_results)) for piece in self.pieces(draw, token)]
+        ids = [
+            piece for token in encode(self.family.write(reply, behind_results)) for piece in self.pieces(draw, token)
+        ]
         return ids, list(encode(self.family.ends(reply)))
 
     def reply(self, draw: random.Random, *, with_tools: bool) -> Reply:

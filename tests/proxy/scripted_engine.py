@@ -97,7 +97,9 @@ class ScriptedEngine:
 def event(asked: dict[str, Any], line: Line, count: int, before: int, *, ended: bool) -> dict[str, Any]:
     first = before if line.shape == "delta" and asked["stream"] else 0
     finish = (line.finish if count == len(line.ids) else {"type": "abort", "message": "aborted"}) if ended else None
-    pairs = zip(line.logprobs[first:count], line.ids[first:count], strict=False)
+    pairs = list(zip(line.logprobs[first:count], line.ids[first:count], strict=False))
+    others = asked.get("top_logprobs_num", 0)
+    tops = [[[logprob - k, token + k, None] for k in range(others)] for logprob, token in pairs]
     return {
         "output_ids": line.ids[first:count],
         "meta_info": {
@@ -109,6 +111,7 @@ def event(asked: dict[str, Any], line: Line, count: int, before: int, *, ended: 
             "weight_version": line.version,
             "weight_versions": line.versions,
             "output_token_logprobs": [[logprob, token, None] for logprob, token in pairs],
+            **({"output_top_logprobs": tops} if others else {}),
         },
     }
 

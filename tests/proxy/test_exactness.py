@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from proxy_world import World, world_of
 from scripted_engine import Line
+from thorough import examples
 
 from nexrl.records import Call, Float32s
 
@@ -36,7 +37,7 @@ class Step:
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from(["chatml", "thinking"]))
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(10)
 def test_every_continuation_extends_its_parent_and_the_spans_say_what_the_engine_saw(model_dir, draw, template):
     rounds = [[Step(draw) for _ in range(draw.randrange(1, 4))] for _ in range(draw.randrange(1, 6))]
     asyncio.run(converse(model_dir(template), rounds, tools=template == "chatml"))

@@ -1,4 +1,4 @@
-"""A reply that has to call a tool: the prompt begins the call, the model ends it, and only what it sampled is trained."""
+"""A reply that has to call a tool: the prompt begins the call, and only what the model sampled of it is trained."""
 
 import json
 from typing import Any

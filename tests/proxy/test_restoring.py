@@ -29,6 +29,8 @@ TOOLS = [{"name": "look", "description": "looks", "parameters": {"type": "object
 class Forgetful(RandomSession):
     """A session whose proxy forgets everything now and then, and whose agents echo calls in one way."""
 
+    at_once = False
+
     async def step(self) -> None:
         forgets = self.draw.random() < 0.4
         await super().step()
@@ -42,9 +44,9 @@ class Steady(Speaker):
     forgets = False
 
 
-@pytest.mark.parametrize("model", ["chatml", "thinking", "qwen3", "mistral", "gpt_oss", "deepseek_r1"])
+@pytest.mark.parametrize("model", ["chatml", "thinking", "qwen3", "glm", "gpt_oss", "deepseek_r1"])
 @given(st.integers(0, 2**32))
-@examples(2, shrink=False)
+@examples(1, shrink=False)
 def test_a_proxy_that_forgot_goes_on_as_one_that_did_not(model_dir, tmp_path_factory, model, seed):
     directory = model_dir(model) if model not in FAMILIES else tmp_path_factory.mktemp("model") / model
     if model in FAMILIES:

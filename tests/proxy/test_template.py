@@ -62,7 +62,7 @@ def theirs(source: str, messages: list[Any], **options: Any) -> str:
 
 @pytest.mark.parametrize("name", SOURCES)
 @given(conversations(), st.booleans(), st.booleans(), st.sampled_from([{}, {"enable_thinking": False}]))
-@examples(6)
+@examples(3)
 def test_a_template_renders_as_with_transformers(name, messages, generate, with_tools, kwargs):
     tools = TOOLS if with_tools else None
     template = Template({"default": SOURCES[name]}, TOKENS)

@@ -10,6 +10,4 @@ TIMES = int(os.environ.get("NEXRL_EXAMPLES", "1"))
 def examples(count: int, *, shrink: bool = True) -> settings:
     """Return settings; without `shrink` a failing example is shown as it was found, where it is but a seed."""
     phases = [phase for phase in Phase if shrink or phase not in (Phase.shrink, Phase.explain)]
-    return settings(
-        max_examples=count * TIMES, deadline=None, suppress_health_check=list(HealthCheck), phases=phases
-    )
+    return settings(max_examples=count * TIMES, deadline=None, suppress_health_check=list(HealthCheck), phases=phases)
