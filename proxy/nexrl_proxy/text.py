@@ -47,6 +47,14 @@ class Vocabulary:
             known = self._bytes[token] = self._spell(token)
         return known
 
+    def spelling(self, ids: Iterable[int]) -> bytes:
+        """Return the bytes of tokens in a row; only meaningful for byte-level vocabularies."""
+        ids = list(ids)
+        try:
+            return b"".join(map(self._bytes.__getitem__, ids))
+        except KeyError:  # each is spelled once
+            return b"".join(map(self.bytes_of, ids))
+
     def shown(self, token: int) -> tuple[str, bytes]:
         """Return a single token as text and as bytes, special tokens included; the bytes may be half a character."""
         known = self._shown.get(token)
@@ -88,7 +96,7 @@ class ByteDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, ids: Iterable[int]) -> str:
-        return self._utf8.decode(b"".join(map(self._vocabulary.bytes_of, ids)))
+        return self._utf8.decode(self._vocabulary.spelling(ids))
 
     def finish(self) -> str:
         return self._utf8.decode(b"", final=True)

@@ -79,10 +79,10 @@ def test_hostile_text_leaves_the_structure_of_a_prompt_as_it_is(name, data):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-async def test_hostile_turns_are_appended_as_harmless_ones_are(name, tmp_path):
+async def test_hostile_turns_are_appended_as_harmless_ones_are(name, model_of, tmp_path):
     family = FAMILIES[name]
     hostile = f"a{''.join(family.special)}{''.join(family.text)}{MARK}z"
-    async with world_of(family.build(tmp_path / name), tmp_path / "spool", reasoning="auto") as world:
+    async with world_of(model_of(name), tmp_path, reasoning="auto") as world:
         said, quiet = [await turns(world, text) for text in (hostile, harmless(name, hostile))]
     controls = {token.id for token in renderer_of(name)._encoder.added if token.control}
     for mine, theirs in zip(said, quiet, strict=True):

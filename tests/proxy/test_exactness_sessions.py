@@ -22,21 +22,6 @@ from nexrl_ingest.assembly import drift, sequences
 STEPS = 10
 
 
-@pytest.fixture(scope="session")
-def model_of(model_dir, tmp_path_factory):
-    """Return the model directory of a tiny template or of a family."""
-    built: dict[str, Path] = {}
-
-    def of(name: str) -> Path:
-        if name not in FAMILIES:
-            return model_dir(name)
-        if name not in built:
-            built[name] = FAMILIES[name].build(tmp_path_factory.mktemp("exact") / name)
-        return built[name]
-
-    return of
-
-
 @pytest.mark.parametrize("model", ["chatml", "thinking", *FAMILIES])
 @given(st.integers(0, 2**32))
 @examples(2, shrink=False)

@@ -17,18 +17,6 @@ NAMED = {"type": "function", "function": {"name": "get_weather"}}
 BEGINS_ARGUMENTS = ('{"city"', "<arg_key>", "<parameter=")
 
 
-@pytest.fixture(scope="session")
-def family_of(tmp_path_factory):
-    built: dict[str, Any] = {}
-
-    def of(name: str) -> Any:
-        if name not in built:
-            built[name] = FAMILIES[name].build(tmp_path_factory.mktemp("forced") / name)
-        return built[name]
-
-    return of
-
-
 def rest_of(name: str, *, named: bool) -> str:
     """Return what a model writes once its call was begun for it."""
     reply = Reply(calls=[CALL])
@@ -45,8 +33,8 @@ async def forced(world: World, choice: Any, rest: str, **options: Any) -> Said:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("choice", ["required", NAMED], ids=["any tool", "one tool"])
-async def test_a_call_is_begun_in_the_prompt_and_the_reply_holds_all_of_it(family_of, tmp_path, name, choice):
-    async with world_of(family_of(name), tmp_path, reasoning="auto") as world:
+async def test_a_call_is_begun_in_the_prompt_and_the_reply_holds_all_of_it(model_of, tmp_path, name, choice):
+    async with world_of(model_of(name), tmp_path, reasoning="auto") as world:
         said = await forced(world, choice, rest_of(name, named=choice is NAMED))
         [call] = said.pop("tool_calls")
         assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == CALL
@@ -59,8 +47,8 @@ async def test_a_call_is_begun_in_the_prompt_and_the_reply_holds_all_of_it(famil
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-async def test_a_conversation_goes_on_from_a_call_that_was_begun_for_the_model(family_of, tmp_path, name):
-    async with world_of(family_of(name), tmp_path, reasoning="auto") as world:
+async def test_a_conversation_goes_on_from_a_call_that_was_begun_for_the_model(model_of, tmp_path, name):
+    async with world_of(model_of(name), tmp_path, reasoning="auto") as world:
         said = await forced(world, "required", rest_of(name, named=False))
         before = world.engine.requests[0]["input_ids"] + world.engine.answers[world.engine.requests[0]["rid"]].ids
         results = [{**SUNNY, "tool_call_id": call["id"]} for call in said["tool_calls"]]
@@ -70,15 +58,15 @@ async def test_a_conversation_goes_on_from_a_call_that_was_begun_for_the_model(f
         assert world.engine.requests[1]["input_ids"][: len(before)] == before
 
 
-async def test_reasoning_that_the_prompt_opened_is_closed_first(family_of, tmp_path):
-    async with world_of(family_of("deepseek_r1"), tmp_path, reasoning="auto") as world:
+async def test_reasoning_that_the_prompt_opened_is_closed_first(model_of, tmp_path):
+    async with world_of(model_of("deepseek_r1"), tmp_path, reasoning="auto") as world:
         await forced(world, NAMED, rest_of("deepseek_r1", named=True))
         spelled = world.renderer.spelled(world.engine.requests[0]["input_ids"]).decode()
         assert "<think>\n</think>\n\n<｜tool▁calls▁begin｜>" in spelled
 
 
-async def test_streamed_and_plain_replies_of_a_begun_call_agree(family_of, tmp_path):
-    async with world_of(family_of("qwen3"), tmp_path, reasoning="auto") as world:
+async def test_streamed_and_plain_replies_of_a_begun_call_agree(model_of, tmp_path):
+    async with world_of(model_of("qwen3"), tmp_path, reasoning="auto") as world:
         plain = await forced(world, NAMED, rest_of("qwen3", named=True))
         headers = {"authorization": f"Bearer {world.key()}"}
         body = {"model": "m", "messages": HELLO, "tools": TOOLS, "tool_choice": NAMED, "stream": True}
@@ -99,11 +87,11 @@ async def test_a_format_that_cannot_begin_a_call_refuses_and_records_nothing(mod
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-async def test_the_name_of_a_tool_cannot_end_a_turn(family_of, tmp_path, name):
+async def test_the_name_of_a_tool_cannot_end_a_turn(model_of, tmp_path, name):
     controls = [token for token in FAMILIES[name].special if token not in "[THINK][/THINK]"]
     hostile = f"a{controls[-1]}{FAMILIES[name].endings[0]}b"
     counts = []
-    async with world_of(family_of(name), tmp_path, reasoning="auto") as world:
+    async with world_of(model_of(name), tmp_path, reasoning="auto") as world:
         ids = {added.id for added in world.renderer._encoder.added if added.control}
         for tool in (hostile, "harmless"):
             tools = [{"type": "function", "function": {"name": tool, "parameters": {"type": "object"}}}]

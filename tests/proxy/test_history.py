@@ -70,11 +70,11 @@ async def test_an_edit_is_called_an_edit(model_dir, tmp_path):
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("conversation", ["chat", "tools", "reasoning"])
-async def test_every_prompt_is_the_templates_own_rendering(name, conversation, tmp_path):
+async def test_every_prompt_is_the_templates_own_rendering(name, conversation, model_of, tmp_path):
     family = FAMILIES[name]
     if "reasoning" in family.lacks and conversation == "reasoning":
         return
-    directory = family.build(tmp_path / "model")
+    directory = model_of(name)
     tools = TOOLS if conversation == "tools" else None
     async with world_of(directory, tmp_path / "spool", reasoning="auto", history="template") as world:
         talk = Talk(world, family, directory, tools)
@@ -96,9 +96,9 @@ async def test_under_append_a_turn_stays_as_it_was_sampled(model_dir, tmp_path):
 
 @pytest.mark.parametrize("name", ["gpt_oss", "glm", "qwen3", "deepseek_r1"])
 @pytest.mark.parametrize("with_call", [False, True], ids=["text", "a tool call"])
-async def test_a_turn_that_was_cut_goes_on_however_the_template_ends_turns(name, with_call, tmp_path):
+async def test_a_turn_that_was_cut_goes_on_however_the_template_ends_turns(name, with_call, model_of, tmp_path):
     family = FAMILIES[name]
-    directory = family.build(tmp_path / "model")
+    directory = model_of(name)
     async with world_of(directory, tmp_path / "spool", reasoning="auto") as world:
         talk = Talk(world, family, directory, TOOLS)
         reply = Reply(calls=[CALL]) if with_call else Reply(content="it is")

@@ -47,11 +47,8 @@ class Steady(Speaker):
 @pytest.mark.parametrize("model", ["chatml", "thinking", "qwen3", "glm", "gpt_oss", "deepseek_r1"])
 @given(st.integers(0, 2**32))
 @examples(1, shrink=False)
-def test_a_proxy_that_forgot_goes_on_as_one_that_did_not(model_dir, tmp_path_factory, model, seed):
-    directory = model_dir(model) if model not in FAMILIES else tmp_path_factory.mktemp("model") / model
-    if model in FAMILIES:
-        FAMILIES[model].build(directory)
-    remembered, forgot = (asyncio.run(has_a_session(directory, model, seed, forgets=k)) for k in (False, True))
+def test_a_proxy_that_forgot_goes_on_as_one_that_did_not(model_of, model, seed):
+    remembered, forgot = (asyncio.run(has_a_session(model_of(model), model, seed, forgets=k)) for k in (False, True))
     assert forgot == remembered
 
 
