@@ -116,3 +116,21 @@ def chains_are_as_agents_meant_them(had: list[Expected], calls: list[Call]) -> N
                 assert told(by_id[call.parent].reply) == told(expected.continues)
             if call.drift:
                 assert (call.id, call.drift) in reasons
+
+
+async def test_a_raw_prompt_without_the_end_of_the_sampled_turn_is_encoded_as_it_stands(world):
+    world.says("it is")
+    for prompt in ("hello ", "hello it is sunny", "hello it is<|im_end|> sunny"):
+        await world.post({"prompt": prompt, "model": "m"}, path="/v1/completions")
+        assert world.renderer.spelled(world.engine.requests[-1]["input_ids"]).decode() == prompt
+    one, two, three = await world.recorded()
+    assert (two.parent, two.drift, three.parent) == (None, None, one.id)
+
+
+@pytest.mark.parametrize("attempt", ["a-1", "a-2"])
+async def test_what_one_session_said_is_nothing_to_another(world, attempt):
+    world.says("ok")
+    reply = (await world.chat([{"role": "user", "content": "a"}]))["choices"][0]["message"]
+    await world.chat([{"role": "user", "content": "a"}, reply, {"role": "user", "content": "b"}], attempt=attempt)
+    call = (await world.recorded(attempt))[-1]
+    assert (call.parent is not None, call.drift) == (attempt == "a-1", None)
