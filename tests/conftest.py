@@ -1,8 +1,20 @@
-"""For all tests: names of parametrized cases are the same in every process, or the workers collect different tests."""
+"""What all rooms' tests share: what starts whole systems runs last, and a slow machine is no failure.
+
+Names of cases are the same in every process, or the workers of a parallel run collect different tests.
+"""
 
 from typing import Any
 
+from hypothesis import settings
+
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
 
 def pytest_make_parametrize_id(val: Any) -> str | None:
-    """Name bytes by their number: what compresses them puts the time into them."""
-    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+    """Leave bytes out of names: a time or a random id may be in them."""
+    return "bytes" if isinstance(val, bytes) else None
