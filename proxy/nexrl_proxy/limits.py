@@ -14,6 +14,8 @@ from nexrl_proxy.errors import ApiError
 
 BODY_MB = 32
 MOST_SESSIONS = 65536
+ROUNDING = 1e-6
+"""Who comes back when told to must not be refused for the last bit of a float."""
 
 
 class Limits:
@@ -34,8 +36,9 @@ class Limits:
         now = self._clock()
         left, then = self._buckets.get(session, (float(self._per_minute), now))
         left = min(float(self._per_minute), left + (now - then) * self._per_minute / 60)
-        remember(self._buckets, session, (left - 1 if left >= 1 else left, now), most=MOST_SESSIONS)
-        if left < 1:
+        admitted = left >= 1 - ROUNDING
+        remember(self._buckets, session, (left - 1 if admitted else left, now), most=MOST_SESSIONS)
+        if not admitted:
             wait = ceil((1 - left) * 60 / self._per_minute)
             raise ApiError(
                 f"session {session!r} asks more than {self._per_minute} times a minute: wait {wait} s",
