@@ -17,6 +17,8 @@ from failure_world import Deployment, key_of, new_attempt
 
 from nexrl_proxy.restoring import TIMEOUT_S
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["failure_fixtures"]
 SOON_S = 6.0
 """A reply takes milliseconds; this is what eight official clients take to be made on a busy machine."""

@@ -13,6 +13,8 @@ from failure_world import Deployment, eventually, key_of, new_attempt
 
 from nexrl_proxy.answering import RETRY_HEADER, RETRY_WITHIN_S
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["failure_fixtures"]
 WITHIN_S = 1.0
 

@@ -9,6 +9,8 @@ import pytest
 from failure_clients import DIALECTS, Dialect, Listener
 from failure_world import Deployment, eventually, key_of, new_attempt
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["failure_fixtures"]
 SILENCE_S = 60.0
 

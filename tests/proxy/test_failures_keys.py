@@ -11,6 +11,8 @@ from proxy_world import ADMIN
 
 from nexrl_proxy.attribution import UNATTRIBUTED
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["failure_fixtures"]
 
 

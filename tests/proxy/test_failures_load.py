@@ -14,6 +14,8 @@ import pytest
 from failure_clients import DIALECTS, HELLO, Dialect
 from failure_world import Deployment, eventually, key_of, new_attempt
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["failure_fixtures"]
 KILOBYTE = 2**10
 

@@ -16,6 +16,8 @@ from proxy_world import served
 
 from nexrl_proxy.app import errors_as_answers
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["failure_fixtures"]
 DEEP = "[" * 100_000 + "]" * 100_000
 MEGABYTE = 2**20

@@ -12,6 +12,8 @@ import pytest
 from failure_clients import DIALECTS, HELLO, Dialect, Listener, everything
 from failure_world import Deployment, eventually, key_of, new_attempt
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["failure_fixtures"]
 
 
