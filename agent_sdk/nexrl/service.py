@@ -11,13 +11,13 @@ import sys
 
 
 async def serve_until_stopped(host: str, port: int, *, exit_with_parent: bool = False) -> None:
-    """Tell whoever started us where we serve, and return once the process is asked to stop."""
+    """Announce the address, and return once the process is asked to stop."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     # Only now: whoever reads this line may ask us to stop at once.
-    _announce(host, port)
+    announce(host, port)
     watcher = asyncio.create_task(_end_of_input(stopped)) if exit_with_parent else None
     await stopped.wait()
     if watcher:
@@ -26,7 +26,8 @@ async def serve_until_stopped(host: str, port: int, *, exit_with_parent: bool = 
             await watcher
 
 
-def _announce(host: str, port: int) -> None:
+def announce(host: str, port: int) -> None:
+    """Tell whoever started us where we serve."""
     shown = f"[{host}]" if ":" in host else host
     sys.stdout.write(f"ready http://{shown}:{port}\n")
     sys.stdout.flush()

@@ -59,10 +59,6 @@ class Plan(Struct, frozen=True, kw_only=True, eq=False):
     def prompt_tokens(self) -> int:
         return sum(len(prompt.ids) for prompt in self.prompts)
 
-    @property
-    def choices(self) -> int:
-        return len(self.prompts) * self.ask.n
-
 
 class Plans(Protocol):
     """What plans requests."""

@@ -44,11 +44,6 @@ class Spool:
         self.torn = 0
         """Frames that were cut off by a crash or damaged, moved to the dead letters."""
 
-    @property
-    def in_memory(self) -> int:
-        """Number of frames the disk refused."""
-        return len(self._memory)
-
     def append(self, body: bytes) -> bool:
         """Keep a frame; returns whether it is on disk."""
         frame = HEADER.pack(len(body), zlib.crc32(body)) + body

@@ -19,6 +19,7 @@ from nexrl_proxy.conversation import MOST_BYTES, Sessions
 from nexrl_proxy.engines.kinds import Serving, engines_of
 from nexrl_proxy.engines.pool import Pool
 from nexrl_proxy.limits import Limits
+from nexrl_proxy.listening import listen, runner_of
 from nexrl_proxy.operating import Access
 from nexrl_proxy.parsers.choose import Parsers
 from nexrl_proxy.planning import Planner
@@ -28,7 +29,6 @@ from nexrl_proxy.recorder import Recorder
 from nexrl_proxy.render import Renderer
 from nexrl_proxy.restoring import Restorer
 from nexrl_proxy.sampling import Reading, Sampler
-from nexrl_proxy.serve import listen, runner_of
 from nexrl_proxy.spool import Spool
 from nexrl_proxy.template import template_of
 

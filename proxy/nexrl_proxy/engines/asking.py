@@ -1,13 +1,16 @@
-"""What the kinds of engines have in common: answers as JSON, health, and aborting where only closing helps."""
+"""What the kinds of engines have in common: answers as JSON, failures, health, aborting where only closing helps."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from typing import Any
 
+import msgspec
+
+from nexrl_proxy.engines import Completion
 from nexrl_proxy.engines.connection import HttpError
 from nexrl_proxy.engines.events import Events
-from nexrl_proxy.engines.failures import OK, failure
+from nexrl_proxy.engines.failures import OK, failure, lost
 from nexrl_proxy.engines.http import Reply, Upstream
 
 HEALTH_TIMEOUT_S = 5.0
@@ -17,6 +20,25 @@ Failed = Callable[[str, int, bytes], Exception]
 
 class CutError(HttpError):
     """The exchange was ended from here."""
+
+
+@contextlib.contextmanager
+def told(url: str) -> Generator[None]:
+    """Translate what goes wrong in an exchange into EngineLost; one that was cut from here stays a CutError."""
+    try:
+        yield
+    except CutError:
+        raise
+    except HttpError as error:
+        raise lost(url, error) from error
+    except msgspec.DecodeError as error:
+        raise lost(url, f"its answer cannot be read: {error}") from error
+
+
+def ended(url: str, completion: Completion) -> None:
+    """Raise EngineLost where an answer ended before its completion did."""
+    if completion.finish is None:
+        raise lost(url, "its answer ended before the completion did")
 
 
 async def bodies(reply: Reply, url: str, *, stream: bool, failed: Failed = failure) -> AsyncIterator[bytes]:

@@ -10,9 +10,8 @@ from typing import Any
 import msgspec
 
 from nexrl_proxy.engines import Completion, Work
-from nexrl_proxy.engines.asking import CutError, Exchanges, answers, bodies
-from nexrl_proxy.engines.connection import HttpError
-from nexrl_proxy.engines.failures import SERVER_ERROR, event_failure, lost, upstream_failure
+from nexrl_proxy.engines.asking import CutError, Exchanges, answers, bodies, ended, told
+from nexrl_proxy.engines.failures import SERVER_ERROR, event_failure, upstream_failure
 from nexrl_proxy.engines.http import Upstream
 from nexrl_proxy.engines.spoken import Speech, decode
 from nexrl_proxy.errors import ApiError, unsupported
@@ -54,22 +53,18 @@ class OpenAIEngine:
         completion = Completion(exact=False)
         speech = Speech(completion)
         try:
-            async with self._exchanges.post(work.rid, "/chat/completions", body_of(work, self._model)) as reply:
-                async for body in bodies(reply, self.url, stream=work.stream, failed=upstream_failure):
-                    said = decode(body)
-                    if said.error is not None:
-                        raise event_failure(self.url, body, began=bool(completion.spoken))
-                    speech.grow(said)
-                    yield completion
-            if completion.finish is None:
-                raise lost(self.url, "its answer ended before the completion did")
+            with told(self.url):
+                async with self._exchanges.post(work.rid, "/chat/completions", body_of(work, self._model)) as reply:
+                    async for body in bodies(reply, self.url, stream=work.stream, failed=upstream_failure):
+                        said = decode(body)
+                        if said.error is not None:
+                            raise event_failure(self.url, body, began=bool(completion.spoken))
+                        speech.grow(said)
+                        yield completion
+            ended(self.url, completion)
         except CutError as cut:
             completion.finish, completion.message = "abort", str(cut)
             yield completion
-        except HttpError as error:
-            raise lost(self.url, error) from error
-        except msgspec.DecodeError as error:
-            raise lost(self.url, f"its answer cannot be read: {error}") from error
 
     async def abort(self, rid: str) -> None:
         self._exchanges.cut(rid)

@@ -10,9 +10,8 @@ from typing import Any
 import msgspec
 
 from nexrl_proxy.engines import Completion, Work
-from nexrl_proxy.engines.asking import answers, bodies, quiet
-from nexrl_proxy.engines.connection import HttpError
-from nexrl_proxy.engines.failures import MULTIPLE_CHOICES, event_failure, lost
+from nexrl_proxy.engines.asking import answers, bodies, ended, quiet, told
+from nexrl_proxy.engines.failures import MULTIPLE_CHOICES, event_failure
 from nexrl_proxy.engines.generated import Generated, Growth, decode
 from nexrl_proxy.engines.http import Upstream
 from nexrl_proxy.errors import ApiError
@@ -38,17 +37,12 @@ class SglangEngine:
     async def complete(self, work: Work) -> AsyncGenerator[Completion]:
         growth = Growth()
         completion = growth.completion
-        try:
+        with told(self.url):
             async with self._upstream.stream("POST", "/generate", body_of(work)) as reply:
                 async for body in bodies(reply, self.url, stream=work.stream):
                     growth.take(self._decoded(body, completion))
                     yield completion
-        except HttpError as error:
-            raise lost(self.url, error) from error
-        except msgspec.DecodeError as error:
-            raise lost(self.url, f"its answer cannot be read: {error}") from error
-        if completion.finish is None:
-            raise lost(self.url, "its answer ended before the completion did")
+        ended(self.url, completion)
 
     async def abort(self, rid: str) -> None:
         body = msgspec.json.encode({"rid": rid})

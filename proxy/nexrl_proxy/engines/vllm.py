@@ -13,9 +13,8 @@ from msgspec import Raw, Struct
 
 from nexrl.records import Float32s
 from nexrl_proxy.engines import Completion, Work
-from nexrl_proxy.engines.asking import CutError, Exchanges, answers, bodies
-from nexrl_proxy.engines.connection import HttpError
-from nexrl_proxy.engines.failures import MULTIPLE_CHOICES, event_failure, lost, misconfigured
+from nexrl_proxy.engines.asking import CutError, Exchanges, answers, bodies, ended, told
+from nexrl_proxy.engines.failures import MULTIPLE_CHOICES, event_failure, misconfigured
 from nexrl_proxy.engines.http import Upstream
 from nexrl_proxy.engines.sglang import EMPTY
 from nexrl_proxy.errors import ApiError, unsupported
@@ -96,21 +95,17 @@ class VllmEngine:
         completion = Completion(exact=are_exact(work.params, processed=self._processed))
         version = self._weight_version
         try:
-            async with self._exchanges.post(work.rid, "/v1/completions", body_of(work)) as reply:
-                async for body in bodies(reply, self.url, stream=work.stream):
-                    completed = self._decoded(body, completion)
-                    grow(completion, completed, version=self._weight_version, top=work.top_logprobs)
-                    completion.exact &= version == self._weight_version
-                    yield completion
+            with told(self.url):
+                async with self._exchanges.post(work.rid, "/v1/completions", body_of(work)) as reply:
+                    async for body in bodies(reply, self.url, stream=work.stream):
+                        completed = self._decoded(body, completion)
+                        grow(completion, completed, version=self._weight_version, top=work.top_logprobs)
+                        completion.exact &= version == self._weight_version
+                        yield completion
+            ended(self.url, completion)
         except CutError as cut:
             completion.finish, completion.message = "abort", str(cut)
             yield completion
-        except HttpError as error:
-            raise lost(self.url, error) from error
-        except msgspec.DecodeError as error:
-            raise lost(self.url, f"its answer cannot be read: {error}") from error
-        if completion.finish is None:
-            raise lost(self.url, "its answer ended before the completion did")
 
     async def abort(self, rid: str) -> None:
         self._exchanges.cut(rid)

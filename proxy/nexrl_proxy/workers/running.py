@@ -1,11 +1,11 @@
 """Put several workers together: the port, the directory of their private sockets, and the supervisor."""
 
 import gc
-import sys
 import tempfile
 from pathlib import Path
 
 from nexrl.errors import ConfigError
+from nexrl.service import announce
 from nexrl_proxy.listening import bound
 from nexrl_proxy.process import run_loop
 from nexrl_proxy.workers.supervisor import Place, Supervisor
@@ -26,14 +26,8 @@ def run_workers(workers: int, make: MakeApp, *, at: tuple[str, int], exit_with_p
         def worker(place: Place) -> None:
             run_loop(work(shared, place))
 
-        def announce() -> None:
-            sys.stdout.write(f"ready {_url(at[0], sockets[0].getsockname()[1])}\n")
-            sys.stdout.flush()
-
         gc.freeze()  # what workers share stays shared: collecting would write into every page
-        supervisor = Supervisor(workers, worker, announce=announce, listeners=sockets)
+        supervisor = Supervisor(
+            workers, worker, announce=lambda: announce(at[0], sockets[0].getsockname()[1]), listeners=sockets
+        )
         return supervisor.run(exit_with_parent=exit_with_parent)
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
