@@ -5,7 +5,7 @@ Source: https://github.com/open-telemetry/opentelemetry-proto (trace.proto, comm
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -29,64 +29,56 @@ def span(
     attributes: Mapping[str, Any],
 ) -> bytes:
     """Return a `Span` of kind client; raises PayloadError for an attribute of a type that OTLP has no place for."""
-    return b"".join(
-        (
-            field(1, trace_id),
-            field(2, span_id),
-            field(4, parent_span_id) if parent_span_id else b"",
-            field(5, name.encode()),
-            _tag(6, _VARINT) + _varint(CLIENT),
-            _tag(7, _FIXED64) + _fixed64(start_ns),
-            _tag(8, _FIXED64) + _fixed64(end_ns),
-            *(field(9, key_value(key, value)) for key, value in attributes.items()),
-        )
-    )
+    parts = [
+        field(1, trace_id),
+        field(2, span_id),
+        field(4, parent_span_id) if parent_span_id else b"",
+        field(5, name.encode()),
+        _tag(6, _VARINT) + _varint(CLIENT),
+        _tag(7, _FIXED64) + _fixed64(start_ns),
+        _tag(8, _FIXED64) + _fixed64(end_ns),
+    ]
+    attribute = _tag(9, _BYTES)
+    for key, value in attributes.items():
+        pair = key_value(key, value)
+        parts += (attribute, _varint(len(pair)), pair)
+    return b"".join(parts)
 
 
 def request(spans: Iterable[bytes], *, service: str, scope: str) -> bytes:
     """Return an `ExportTraceServiceRequest` with these spans, of one resource and one scope."""
     resource = field(1, key_value("service.name", service))
-    scoped = field(1, field(1, scope.encode())) + b"".join(field(2, body) for body in spans)
+    scoped = field(1, field(1, scope.encode())) + b"".join([field(2, body) for body in spans])
     return field(1, field(1, resource) + field(2, scoped))
 
 
 def key_value(key: str, value: Any) -> bytes:
     """Return a `KeyValue`."""
-    return _key(key) + field(2, any_value(value))
+    data = any_value(value)
+    return b"%b%b%b" % (_key(key), _varint(len(data)), data)
 
 
 def any_value(value: Any) -> bytes:
     """Return an `AnyValue`."""
-    match value:
-        case str():
-            return field(1, value.encode())
-        case bytes():
-            return field(7, value)
-        case bool():
-            return _tag(2, _VARINT) + _varint(value)
-        case int():
-            return _tag(3, _VARINT) + _varint(value & (2**64 - 1))
-        case float():
-            return _tag(4, _FIXED64) + _double(value)
-        case list():
-            return field(5, b"".join(field(1, any_value(item)) for item in value))
-        case _:
-            raise PayloadError(f"{type(value).__name__} is no attribute value")
+    write = _WRITERS.get(type(value))
+    if write is None:
+        raise PayloadError(f"{type(value).__name__} is no attribute value")
+    return write(value)
 
 
 def field(number: int, data: bytes) -> bytes:
     """Return a length-delimited field; numbers up to 15."""
-    return _tag(number, _BYTES) + _varint(len(data)) + data
+    return b"%b%b%b" % (_tag(number, _BYTES), _varint(len(data)), data)
 
 
 @lru_cache(maxsize=256)
 def _key(key: str) -> bytes:
-    return field(1, key.encode())
+    """Return a key, and the tag of the value behind it."""
+    return field(1, key.encode()) + _tag(2, _BYTES)
 
 
-@lru_cache(maxsize=64)
 def _tag(number: int, kind: int) -> bytes:
-    return bytes((number << 3 | kind,))
+    return _SMALL[number << 3 | kind]
 
 
 def _varint(value: int) -> bytes:
@@ -101,3 +93,11 @@ def _varint(value: int) -> bytes:
 
 
 _SMALL = [bytes((value,)) for value in range(0x80)]
+_WRITERS: dict[type, Callable[[Any], bytes]] = {
+    str: lambda value: field(1, value.encode()),
+    bytes: lambda value: field(7, value),
+    bool: lambda value: _tag(2, _VARINT) + _varint(value),
+    int: lambda value: _tag(3, _VARINT) + _varint(value & (2**64 - 1)),
+    float: lambda value: _tag(4, _FIXED64) + _double(value),
+    list: lambda value: field(5, b"".join([field(1, any_value(item)) for item in value])),
+}

@@ -10,6 +10,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from nexrl.records import Int32s, pack
+
 _TAG = re.compile(r"</?[a-z][a-z0-9_]*>")
 """`<think>`, `</tool_call>`: text that models and frameworks write themselves, where not declared special."""
 _MARKUP = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
@@ -24,6 +26,7 @@ class Added(Struct, frozen=True):
     """A token beside the vocabulary proper, as `tokenizer.json` declares it."""
 
     id: int
+    packed: bytes
     text: str
     special: bool
     single_word: bool
@@ -45,7 +48,8 @@ class Found(Struct, frozen=True):
 
     start: int
     end: int
-    id: int
+    packed: bytes
+    """Its id."""
 
 
 class AddedTokens:
@@ -69,7 +73,7 @@ class AddedTokens:
                 start = place + len(text[place:start].rstrip(WHITESPACE))
             if token.rstrip and (spaces := _SPACES.match(text, end)):
                 end = spaces.end()
-            yield Found(start, end, token.id)
+            yield Found(start, end, token.packed)
             place = end
 
 
@@ -80,7 +84,7 @@ def alternatives(texts: Sequence[str]) -> str:
 
 def _added(entry: dict[str, Any]) -> Added:
     flags = {name: bool(entry.get(name)) for name in ("special", "single_word", "lstrip", "rstrip")}
-    return Added(id=entry["id"], text=entry["content"], **flags)
+    return Added(id=entry["id"], packed=pack(Int32s([entry["id"]])), text=entry["content"], **flags)
 
 
 def _is_word(character: str) -> bool:

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from nexrl_proxy.dialects import Answer, TokenText, Usage
 from nexrl_proxy.draw import Running
@@ -23,30 +23,73 @@ RETRY_HEADER = "x-stainless-retry-count"
 """Sent by the SDKs of OpenAI and Anthropic with every try, the first one's is 0."""
 RETRY_WITHIN_S = 10.0
 """They wait at most 8 s before the next one."""
-FORGET_UNREAD = 8 * 2**20
+MOST_UNREAD = 8 * 2**20
 """Bytes a client may leave unread before its stream waits for it."""
+READ_AGAIN_S = 0.05
+"""How often such a client is looked at."""
 
 
 class Reply:
-    """The answer to one request while it is made. `emit` may be called before, while and after somebody reads it."""
+    """The answer to one request while it is made. `emit` may be called before, while and after somebody reads it.
+
+    What one read of the engine brought leaves in one write, however many events it is.
+    """
 
     def __init__(self, answer: Answer, *, stream: bool) -> None:
         self.answer = answer
         self.stream = stream
         self.delivered = False
         """Something was sent to the client."""
+        self.behind = False
+        """The client leaves too much unread; `caught_up` says when to go on."""
         self._is_open = False
         self._pieces: list[bytes] = []
-        """What arose while nobody read."""
+        """What was not sent yet."""
         self._request: web.Request | None = None
         self._response: web.StreamResponse | None = None
-        self._lock = asyncio.Lock()
+        self._opening: asyncio.Task[None] | None = None
+        self._flushing = False
 
-    async def emit(self, index: int, deltas: list[Delta], tokens: list[TokenText] | None) -> None:
+    def emit(self, index: int, deltas: list[Delta], tokens: list[TokenText] | None) -> None:
         """Send what one event of the engine brought; never fails, so that sampling goes on and is recorded."""
-        began = self._began()
-        if piece := began + self.answer.delta(index, deltas, tokens):
-            await self._put(piece)
+        if piece := self._began() + self.answer.delta(index, deltas, tokens):
+            self._pieces.append(piece)
+            self._flush_soon()
+
+    async def caught_up(self) -> None:
+        """Return when the client has read enough, or is gone."""
+        while self.behind:
+            await asyncio.sleep(READ_AGAIN_S)
+            self._weigh()
+
+    def attach(self, request: web.Request) -> None:
+        """Send to this request from now on, first what it missed."""
+        self._request = request
+        if self._pieces:
+            self._flush_soon()
+
+    def detach(self) -> None:
+        """Send to nobody; keep what arises for the next try unless this one has begun to be delivered."""
+        self._request = None
+        self.behind = False
+
+    async def end(self, outcomes: Sequence[Outcome]) -> web.StreamResponse:
+        """Send the rest; returns the response."""
+        choices, usage = [outcome.choice for outcome in outcomes], total(outcomes)
+        if not self.stream:
+            self.delivered = True
+            return json_response(self.answer.whole(choices, usage))
+        self._pieces.append(self._began())
+        self._pieces += [self.answer.last(index, choice) for index, choice in enumerate(choices)]
+        self._pieces.append(self.answer.end(usage))
+        return await self._ended()
+
+    async def fail(self, error: ApiError) -> web.StreamResponse:
+        """Send the error in the stream, or raise it where there is still a status to answer with."""
+        if self._response is None and self._opening is None:
+            raise error
+        self._pieces.append(self.answer.failed(error))
+        return await self._ended()
 
     def _began(self) -> bytes:
         """Return what opens the stream, once."""
@@ -55,60 +98,63 @@ class Reply:
         self._is_open = True
         return self.answer.first()
 
-    async def attach(self, request: web.Request) -> None:
-        """Send to this request from now on, first what it missed."""
-        self._request = request
-        missed, self._pieces = self._pieces, []
-        if missed:
-            await self._put(b"".join(missed))
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
 
-    def detach(self) -> None:
-        """Send to nobody; keep what arises for the next try unless this one has begun to be delivered."""
-        self._request = None
-
-    async def end(self, outcomes: Sequence[Outcome]) -> web.StreamResponse:
-        """Send the rest; returns the response."""
-        choices, usage = [outcome.choice for outcome in outcomes], total(outcomes)
-        if not self.stream:
-            self.delivered = True
-            return json_response(self.answer.whole(choices, usage))
-        began = self._began()
-        last = began + b"".join(self.answer.last(index, choice) for index, choice in enumerate(choices))
-        await self._put(last + self.answer.end(usage))
-        return await self._ended()
-
-    async def fail(self, error: ApiError) -> web.StreamResponse:
-        """Send the error in the stream, or raise it where there is still a status to answer with."""
-        if self._response is None:
-            raise error
-        await self._put(self.answer.failed(error))
-        return await self._ended()
-
-    async def _put(self, piece: bytes) -> None:
-        if self._request is None:
-            if not self.delivered:
-                self._pieces.append(piece)
+    def _flush(self) -> None:
+        self._flushing = False
+        request = self._request
+        if request is None:
+            if self.delivered:
+                self._pieces.clear()
             return
+        if self._response is None:
+            self._opening = self._opening or asyncio.create_task(self._open(request))
+        elif piece := b"".join(self._pieces):
+            self._pieces.clear()
+            self._write(request, piece)
+
+    def _write(self, request: web.Request, piece: bytes) -> None:
+        """Send behind aiohttp's back, which takes more for a piece than all the rest of the way."""
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            self.detach()
+            return
+        chunked = request.version >= HttpVersion11
+        transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+        self._weigh()
+
+    def _weigh(self) -> None:
+        transport = self._request.transport if self._request else None
+        self.behind = transport is not None and transport.get_write_buffer_size() > MOST_UNREAD
+
+    async def _open(self, request: web.Request) -> None:
+        """Send the head, and the first pieces with it."""
+        response = web.StreamResponse(headers=STREAM_HEADERS)
         try:
-            response = self._response or await self._opened(self._request)
+            await response.prepare(request)
+            self.delivered = True
+            piece = b"".join(self._pieces)
+            self._pieces.clear()
             await response.write(piece)
         except ConnectionError:
-            self._request = None
-
-    async def _opened(self, request: web.Request) -> web.StreamResponse:
-        async with self._lock:  # choices arrive side by side, and the stream is opened once
-            if self._response is None:
-                response = web.StreamResponse(headers=STREAM_HEADERS)
-                await response.prepare(request)
-                if request.transport:
-                    request.transport.set_write_buffer_limits(high=FORGET_UNREAD)
-                self.delivered = True
-                self._response = response
-            return self._response
+            self.detach()
+            return
+        self._response = response
+        self._flush_soon()
 
     async def _ended(self) -> web.StreamResponse:
-        if self._response is None:
+        if self._response is None and self._request:
+            self._opening = self._opening or asyncio.create_task(self._open(self._request))
+        if self._opening:
+            await self._opening
+        if self._response is None or self._request is None:
             raise ConnectionResetError("the client has gone")
+        rest = b"".join(self._pieces)
+        self._pieces.clear()
+        await self._response.write(rest)
         await self._response.write_eof()
         return self._response
 
@@ -177,7 +223,7 @@ async def delivered(
 ) -> web.StreamResponse:
     """Answer a request; a client who leaves stops the sampling, unless it may try again for an answer it never saw."""
     try:
-        await work.reply.attach(request)
+        work.reply.attach(request)
         outcomes = await asyncio.shield(work.task)
         return await work.reply.end(outcomes)
     except ApiError as error:

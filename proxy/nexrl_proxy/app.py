@@ -88,7 +88,7 @@ async def begun(request: web.Request, dialect: Dialect, ask: Ask, caller: Caller
         prompt_tokens=plan.prompt_tokens,
     )
     reply = Reply(dialect.answer(ask, opening), stream=ask.stream)
-    running, task = request.app[SAMPLER].start(plan, reply.emit if ask.stream else None)
+    running, task = request.app[SAMPLER].start(plan, reply if ask.stream else None)
     return Work(reply, running, task)
 
 

@@ -1,7 +1,7 @@
 """One completion to be sampled, and the request it is part of while that runs."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -15,8 +15,19 @@ from nexrl_proxy.reading import Delta
 
 ABORT_TRIES = 8
 ABORT_AGAIN_S = 0.5
-Emit = Callable[[int, list[Delta], list[TokenText] | None], Awaitable[None]]
-"""Takes a choice's index, its next deltas, and the tokens they came from where logprobs were asked for."""
+
+
+class Listener(Protocol):
+    """Who is told how completions grow."""
+
+    behind: bool
+    """It has not read what it was told, and `caught_up` returns when it has."""
+
+    def emit(self, index: int, deltas: list[Delta], tokens: list[TokenText] | None) -> None:
+        """Take a choice's next deltas, and the tokens they came from where logprobs were asked for."""
+        ...
+
+    async def caught_up(self) -> None: ...
 
 
 class Running:
@@ -46,7 +57,7 @@ class Draw(Struct, frozen=True, eq=False):
     """Its place among the choices."""
     seed: int | None
     running: Running
-    emit: Emit | None
+    listener: Listener | None
 
     @property
     def raw(self) -> str | Int32s:
@@ -73,17 +84,17 @@ class Draw(Struct, frozen=True, eq=False):
             rid=rid,
             ids=self.prompt.ids,
             params=params,
-            stream=self.emit is not None,
+            stream=self.listener is not None,
             top_logprobs=plan.ask.top_logprobs,
             request=plan.request,
         )
 
 
-def draws_of(plan: Plan, running: Running, emit: Emit | None) -> list[Draw]:
+def draws_of(plan: Plan, running: Running, listener: Listener | None) -> list[Draw]:
     """Return what a plan samples: every prompt `n` times, each with a seed of its own."""
     seed = plan.ask.seed
     return [
-        Draw(plan, prompt, limit, place * plan.ask.n + k, None if seed is None else seed + k, running, emit)
+        Draw(plan, prompt, limit, place * plan.ask.n + k, None if seed is None else seed + k, running, listener)
         for place, (prompt, limit) in enumerate(zip(plan.prompts, plan.limits, strict=True))
         for k in range(plan.ask.n)
     ]

@@ -14,7 +14,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from nexrl.errors import ConfigError
-from nexrl.records import Int32s
+from nexrl.records import Int32s, pack, unpack_int32s
 from nexrl_proxy.added import AddedTokens, alternatives
 from nexrl_proxy.words import words_of
 
@@ -38,33 +38,42 @@ class Encoder:
         self._controls = [MARK, *sorted(token.text for token in self.added if token.control)]
         self._marks = {text: MARK + chr(FIRST + index) for index, text in enumerate(self._controls)}
         self._marked = re.compile(alternatives(self._controls))
-        self._json_marked = re.compile(alternatives([_in_json(text) for text in self._controls]).encode())
+        self._in_json = [_in_json(text).encode() for text in self._controls]
+        self._beginnings = {text[:2] for text in self._in_json}
+        """Few, and seldom met: looked for first."""
         plain = _plain(settings)
         self.tokenizer = _tokenizer(path, plain)
         inner, behind = _unprefixed(plain, always=False), _unprefixed(plain, always=True)
         self._inner = self.tokenizer if inner == plain else _tokenizer(path, inner)
         self._behind = self._inner if behind == inner else _tokenizer(path, behind)
         self._words = words_of(self.tokenizer, settings)
-        self._cache: OrderedDict[tuple[str, int], Int32s] = OrderedDict()
+        self.largest = max([_largest(settings), *(token.id for token in self.added)])
+        """The largest id there is."""
+        self._cache: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._cached = 0
 
     def shield(self, value: Any) -> Any:
         """Return JSON-like data in which no string holds a control token's text."""
-        if not self._json_marked.search(msgspec.json.encode(value)):
+        written = msgspec.json.encode(value)
+        if not any(beginning in written for beginning in self._beginnings):
+            return value
+        if not any(control in written for control in self._in_json):
             return value
         return self._shielded(value)
 
     def encode(self, text: str, *, behind: bool = False) -> Int32s:
         """Return the ids of a rendered text; `behind` other text, nothing is put before its first word."""
-        ids = Int32s()
+        packed: list[bytes] = []
         place = 0
         tokenizer = self._behind if behind else self.tokenizer
         for found in self._added.find(text):
-            self._plainly(ids, text[place : found.start], tokenizer)
-            ids.append(found.id)
+            if place < found.start:
+                packed.append(self._segment(text[place : found.start], tokenizer))
+            packed.append(found.packed)
             place, tokenizer = found.end, self._inner
-        self._plainly(ids, text[place:], tokenizer)
-        return ids
+        if place < len(text):
+            packed.append(self._segment(text[place:], tokenizer))
+        return unpack_int32s(b"".join(packed))
 
     def control_at(self, text: str) -> str:
         """Return the control token that a rendered text begins with, or ""."""
@@ -101,26 +110,32 @@ class Encoder:
             case _:
                 return value
 
-    def _plainly(self, ids: Int32s, text: str, tokenizer: Tokenizer) -> None:
-        if text:
-            ids.extend(self._segment(text, tokenizer))
-
-    def _segment(self, text: str, tokenizer: Tokenizer) -> Int32s:
+    def _segment(self, text: str, tokenizer: Tokenizer) -> bytes:
+        """Return the packed ids of text between added tokens."""
         key = (text, id(tokenizer))
         if (known := self._cache.get(key)) is not None:
             self._cache.move_to_end(key)
             return known
         said = self.unshield(text)
-        ids = self._words.encode(said) if self._words else Int32s(tokenizer.encode(said, add_special_tokens=False).ids)
+        ids = self._words.encode(said) if self._words else pack(Int32s(_ids(tokenizer, said)))
         self._remember(key, ids)
         return ids
 
-    def _remember(self, key: tuple[str, int], ids: Int32s) -> None:
+    def _remember(self, key: tuple[str, int], ids: bytes) -> None:
         self._cache[key] = ids
         self._cached += len(key[0]) + 64
         while self._cached > MOST_CACHED:
             (forgotten, _), _ = self._cache.popitem(last=False)
             self._cached -= len(forgotten) + 64
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _largest(settings: dict[str, Any]) -> int:
+    vocabulary = (settings.get("model") or {}).get("vocab") or {}
+    return max(vocabulary.values(), default=0) if isinstance(vocabulary, dict) else len(vocabulary) - 1
 
 
 def _in_json(text: str) -> str:

@@ -37,7 +37,7 @@ def _empty(path: Path, spools: list[Spool]) -> None:
     try:
         while frames := old.peek(frames=BATCH_SPANS, size=BATCH_BYTES):
             for frame in frames:
-                _add(spools[owner_of(decode(frame, Kept).call.session, len(spools))], frame, path)
+                _add(spools[owner_of(decode(frame, Kept).session, len(spools))], frame, path)
             old.advance(frames)
     finally:
         old.close()

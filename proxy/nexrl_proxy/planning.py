@@ -4,7 +4,6 @@ Which conversation this is, what the prompt's tokens are, which parameters are i
 engines that render messages themselves, `spoken_planning` decides the little that is left.
 """
 
-import secrets
 from collections import OrderedDict
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ from nexrl_proxy.attribution import Caller
 from nexrl_proxy.conversation import History, Session, Sessions, history_of, remember, setting_of
 from nexrl_proxy.dialects import Ask, Dialect
 from nexrl_proxy.errors import ApiError, too_long, unsupported
+from nexrl_proxy.ids import new_id
 from nexrl_proxy.messages import normalised
 from nexrl_proxy.parsers.choose import Parsers
 from nexrl_proxy.policy import SamplingPolicy
@@ -102,7 +102,7 @@ class Planner:
         return Plan(
             ask=ask,
             caller=caller,
-            response=f"{dialect.response_prefix}{secrets.token_hex(12)}",
+            response=f"{dialect.response_prefix}{new_id()}",
             call_prefix=dialect.call_prefix,
             talk=talk,
             prompts=prompts,

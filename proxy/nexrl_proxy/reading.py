@@ -3,12 +3,12 @@
 Joins the text decoder, the stop strings and the parser. Streamed and plain replies both come from here, so they agree.
 """
 
-import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
 
+from nexrl_proxy.ids import new_id
 from nexrl_proxy.parsers import Content, Event, Malformed, Parser, Reasoning, ToolCall
 from nexrl_proxy.text import NothingDecoder, StopCut, Vocabulary
 
@@ -85,7 +85,7 @@ class Reader:
             return event
         match event:
             case ToolCall(name, arguments):
-                called = Called(len(self._calls), f"{self._call_prefix}{secrets.token_hex(12)}", name, arguments)
+                called = Called(len(self._calls), f"{self._call_prefix}{new_id()}", name, arguments)
                 self._calls.append(_call(called))
                 return called
             case Malformed(text):

@@ -1,8 +1,9 @@
 """Capture: every call is on disk before it is answered, and reaches ingest as a span later, at least once.
 
-Recording never waits and never fails a reply; spans are made beside the event loop. What ingest refuses is kept beside
-the spool and counted; what it cannot take now is sent again, for ever. How calls are kept is `spool`; what is in a span
-is `nexrl.spans`.
+Recording never waits and never fails a reply. What is kept is the span as it will travel: made once, in the event loop,
+since a thread beside it would take the interpreter's lock from the requests for milliseconds at a time. What ingest
+refuses is kept beside the spool and counted; what it cannot take now is sent again, for ever. How spans are kept is
+`spool`; what is in one is `nexrl.spans`.
 """
 
 import asyncio
@@ -27,6 +28,8 @@ BATCH_SPANS = 32
 BATCH_BYTES = 256 * 1024
 LONGEST_PAUSE_S = 5.0
 POST_TIMEOUT_S = 30.0
+GATHER_S = 0.01
+"""How long the first span waits for others: a request for each would cost both services more than the spans do."""
 LINGER_S = 2.0
 MOST_COUNTED = 100_000
 """Sessions whose number of calls is remembered for `flush`."""
@@ -34,15 +37,15 @@ OK = 200
 REFUSALS = frozenset({400, 413, 415, 422})
 """Answers that another try will not change. A wrong key is not among them: people mend it while spans wait."""
 log = logging.getLogger(__name__)
+_compressor = zstandard.ZstdCompressor(level=1)
 
 
 class Kept(Struct, frozen=True, array_like=True):
     """A call as it waits in the spool."""
 
-    call: Call
-    prompt_tokens: int
-    trace_id: bytes | None
-    parent_span: bytes
+    session: str
+    span: bytes
+    """OTLP."""
 
 
 class Batch(Struct, frozen=True):
@@ -75,6 +78,8 @@ class Recorder:
         }
         self._http = http
         self._work = asyncio.Event()
+        self._hurried = asyncio.Event()
+        """Somebody waits for spans to be delivered, so they gather no longer."""
         self._settled = asyncio.Condition()
         self._outstanding: Counter[str] = Counter()
         self._recorded: OrderedDict[str, int] = OrderedDict()
@@ -86,12 +91,13 @@ class Recorder:
     def start(self) -> None:
         """Deliver from now on, beginning with what an earlier process left."""
         for frame in self._spool.left_over():
-            self._outstanding[decode(frame, Kept).call.session] += 1
+            self._outstanding[decode(frame, Kept).session] += 1
         self._work.set()
         self._task = asyncio.create_task(self._deliver_for_ever(), name="deliver spans")
 
     async def stop(self) -> None:
         """Deliver for a moment longer; the rest stays on disk for the next process."""
+        self._hurried.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S), self._settled:
                 await self._settled.wait_for(lambda: not self._outstanding)
@@ -104,7 +110,10 @@ class Recorder:
     def record(self, call: Call, caller: Caller, *, prompt_tokens: int) -> None:
         """Keep a call. Never raises, never waits."""
         try:
-            on_disk = self._spool.append(encode(Kept(call, prompt_tokens, caller.trace_id, caller.parent_span)))
+            span = span_bytes(
+                call, prompt_tokens=prompt_tokens, trace_id=caller.trace_id, parent_span=caller.parent_span
+            )
+            on_disk = self._spool.append(encode(Kept(call.session, span)))
         except Exception:  # whatever it is, the agent gets its reply
             log.exception("call %s of %s could not be recorded", call.id, call.session)
             self.counters["unrecorded"] += 1
@@ -118,8 +127,10 @@ class Recorder:
 
     async def flush(self, session: str, timeout_s: float) -> int:
         """Return the number of calls recorded for a session once ingest has acknowledged each; raises TimeoutError."""
-        async with asyncio.timeout(timeout_s), self._settled:
-            await self._settled.wait_for(lambda: session not in self._outstanding)
+        if session in self._outstanding:
+            self._hurried.set()
+            async with asyncio.timeout(timeout_s), self._settled:
+                await self._settled.wait_for(lambda: session not in self._outstanding)
         return self._recorded.get(session, 0)
 
     def pending(self, session: str | None = None) -> int:
@@ -135,6 +146,7 @@ class Recorder:
         tries = 0
         while True:
             await self._work.wait()
+            await self._gather()
             try:
                 verdict = await self._deliver()
             except Exception:  # a delivery that fails for a reason of its own must not end deliveries
@@ -153,13 +165,21 @@ class Recorder:
             await asyncio.sleep(min(0.05 * 2**tries, LONGEST_PAUSE_S))
             tries = min(tries + 1, 16)
 
+    async def _gather(self) -> None:
+        """Let a batch come together."""
+        if self._outstanding.total() < BATCH_SPANS:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_S):
+                    await self._hurried.wait()
+        self._hurried.clear()
+
     async def _deliver(self) -> Verdict:
         """Send the oldest batch and act on the verdict."""
         frames = self._spool.peek(frames=1 if self._singly else BATCH_SPANS, size=BATCH_BYTES)
         if not frames:
             self._work.clear()
             return Verdict("accepted")
-        batch = await asyncio.to_thread(batch_of, frames)
+        batch = batch_of(frames)
         verdict = await self._post(batch)
         if verdict.kind == "later":
             return verdict
@@ -202,12 +222,8 @@ class Recorder:
 def batch_of(frames: list[bytes]) -> Batch:
     """Return what delivers these frames: an OTLP export request of one span each."""
     kept = [decode(frame, Kept) for frame in frames]
-    spans = [
-        span_bytes(one.call, prompt_tokens=one.prompt_tokens, trace_id=one.trace_id, parent_span=one.parent_span)
-        for one in kept
-    ]
-    request = wire.request(spans, service="nexrl-proxy", scope="nexrl_proxy")
-    return Batch(frames, [one.call.session for one in kept], zstandard.compress(request, 1))
+    request = wire.request((one.span for one in kept), service="nexrl-proxy", scope="nexrl_proxy")
+    return Batch(frames, [one.session for one in kept], _compressor.compress(request))
 
 
 def verdict_of(status: int, body: bytes) -> Verdict:

@@ -1,6 +1,5 @@
 """From a finished completion to its call: recorded, held for continuations, counted. Keeping it is `recorder`'s."""
 
-import secrets
 import time
 from collections import Counter
 
@@ -9,6 +8,7 @@ from nexrl_proxy.attribution import UNATTRIBUTED
 from nexrl_proxy.conversation import MOST_RESPONSES, Sessions, remember
 from nexrl_proxy.draw import Draw
 from nexrl_proxy.engines import Completion
+from nexrl_proxy.ids import new_span_id
 from nexrl_proxy.reading import Reader
 from nexrl_proxy.recorder import Recorder
 from nexrl_proxy.render import Renderer
@@ -88,8 +88,3 @@ class Recording:
         self.counters["unattributed"] += call.session == UNATTRIBUTED
         if call.drift:
             self.counters[f"drift_{call.drift}"] += 1
-
-
-def new_span_id() -> str:
-    """Return a random span id; OpenTelemetry forbids zero."""
-    return f"{secrets.randbelow(2**64 - 1) + 1:016x}"

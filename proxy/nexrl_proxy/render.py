@@ -57,6 +57,7 @@ class Renderer:
         self.vocabulary = Vocabulary(self._encoder.tokenizer, special | self.eos)
         text_config: dict[str, Any] = config.get("text_config", config)
         self.vocabulary_size: int = text_config.get("vocab_size") or self.tokenizer.get_vocab_size()
+        self._may_exceed = self._encoder.largest >= self.vocabulary_size
         self.context: int = text_config.get("max_position_embeddings") or _no_context(directory)
 
     @property
@@ -107,7 +108,7 @@ class Renderer:
         `behind` tokens that are there, nothing is put before its first word.
         """
         ids = self._encoder.encode(text, behind=behind)
-        if ids and max(ids) >= self.vocabulary_size:
+        if self._may_exceed and ids and max(ids) >= self.vocabulary_size:
             raise ApiError(
                 f"the tokenizer gives id {max(ids)} and the model knows {self.vocabulary_size}: "
                 "--model must be the directory of the model the engine serves",
@@ -147,7 +148,7 @@ class Renderer:
 
     def spelled(self, ids: Sequence[int]) -> bytes:
         """Return all that ids spell, special tokens included."""
-        return b"".join(self.vocabulary.shown(token)[1] for token in ids)
+        return b"".join(self.vocabulary.shown(token).raw for token in ids)
 
     def tail(self, ids: Sequence[int], length: int = 8) -> str:
         """Return the text of the last few ids."""

@@ -5,7 +5,6 @@ stop, and what it had is recorded. What is asked for was decided by `planning`; 
 """
 
 import asyncio
-import secrets
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -14,10 +13,11 @@ from msgspec import Struct
 
 from nexrl_proxy.conversation import Sessions
 from nexrl_proxy.dialects import Choice, TokenText, Usage
-from nexrl_proxy.draw import Draw, Emit, Running, draws_of
+from nexrl_proxy.draw import Draw, Listener, Running, draws_of
 from nexrl_proxy.engines import Completion, EngineLost
 from nexrl_proxy.engines.pool import Pool
 from nexrl_proxy.errors import unavailable
+from nexrl_proxy.ids import new_id
 from nexrl_proxy.parsers import Parser
 from nexrl_proxy.parsers.choose import Parsers
 from nexrl_proxy.parsers.plain import PlainParser
@@ -68,10 +68,10 @@ class Sampler:
         self.counters = self._recording.counters
         self._stop_ids = sorted(reading.renderer.eos) if reading else []
 
-    def start(self, plan: Plan, emit: Emit | None = None) -> tuple[Running, asyncio.Task[list[Outcome]]]:
-        """Sample every choice of a plan, calling `emit` as tokens arrive; the task ends when all is recorded."""
+    def start(self, plan: Plan, listener: Listener | None = None) -> tuple[Running, asyncio.Task[list[Outcome]]]:
+        """Sample every choice of a plan, telling `listener` as tokens arrive; the task ends when all is recorded."""
         running = Running()
-        task = asyncio.create_task(self._all(plan, running, emit))
+        task = asyncio.create_task(self._all(plan, running, listener))
         session = plan.caller.session
         self.active.setdefault(session, set()).add(task)
         task.add_done_callback(lambda ended: self._ended(session, ended))
@@ -87,10 +87,10 @@ class Sampler:
         self.sessions.forget(session)
         self.pool.forget(session)
 
-    async def _all(self, plan: Plan, running: Running, emit: Emit | None) -> list[Outcome]:
+    async def _all(self, plan: Plan, running: Running, listener: Listener | None) -> list[Outcome]:
         if self._stop_ids:
             plan.params["stop_token_ids"] = self._stop_ids
-        draws = draws_of(plan, running, emit)
+        draws = draws_of(plan, running, listener)
         if len(draws) == 1:
             done: Sequence[Outcome | BaseException] = [await self._one(draws[0])]
         else:
@@ -104,13 +104,13 @@ class Sampler:
         reader = self._reader(draw)
         started = time.time_ns()
         if draw.prompt.forced:
-            await self._tell(draw, reader.begin(draw.prompt.forced), None)
+            self._tell(draw, reader.begin(draw.prompt.forced), None)
         try:
             completion = await self._sampled(draw, reader)
         except Exception:
             self.counters["failed"] += 1
             raise
-        await self._tell(draw, reader.finish(), None)
+        self._tell(draw, reader.finish(), None)
         self._recording.record(draw, reader, completion, started)
         if completion.lost:
             self.counters["failed"] += 1
@@ -148,7 +148,7 @@ class Sampler:
         raise unavailable(lost)
 
     async def _tried(self, draw: Draw, reader: Reader) -> Completion:
-        work = draw.work(f"nexrl-{secrets.token_hex(12)}")
+        work = draw.work(f"nexrl-{new_id()}")
         completion, seen = Completion(), 0
         try:
             async with self.pool.seat(draw.plan.caller.session) as engine:
@@ -158,8 +158,10 @@ class Sampler:
                 draw.running.rids[work.rid] = engine
                 async with aclosing(engine.complete(work)) as growing:
                     async for completion in growing:
-                        await self._read(draw, reader, completion, seen)
+                        self._read(draw, reader, completion, seen)
                         seen = len(completion.ids) or len(completion.spoken)
+                        if draw.listener and draw.listener.behind:
+                            await draw.listener.caught_up()
         except EngineLost as error:
             completion.lost = str(error)
             completion.finish = "abort"
@@ -167,20 +169,20 @@ class Sampler:
             draw.running.rids.pop(work.rid, None)
         return completion
 
-    async def _read(self, draw: Draw, reader: Reader, completion: Completion, seen: int) -> None:
+    def _read(self, draw: Draw, reader: Reader, completion: Completion, seen: int) -> None:
         if completion.spoken:
-            await self._tell(draw, reader.hear(completion.spoken[seen:]), None)
+            self._tell(draw, reader.hear(completion.spoken[seen:]), None)
             return
         new = completion.ids[seen:]
-        if draw.emit:
+        if draw.listener:
             tokens = self._texts(completion, seen) if draw.plan.ask.logprobs else None
-            await self._tell(draw, reader.push(new), tokens)
+            self._tell(draw, reader.push(new), tokens)
         else:
             reader.push(new)
 
-    async def _tell(self, draw: Draw, deltas: list[Delta], tokens: list[TokenText] | None) -> None:
-        if draw.emit and (deltas or tokens):
-            await draw.emit(draw.index, deltas, tokens)
+    def _tell(self, draw: Draw, deltas: list[Delta], tokens: list[TokenText] | None) -> None:
+        if draw.listener and (deltas or tokens):
+            draw.listener.emit(draw.index, deltas, tokens)
 
     def _outcome(self, draw: Draw, reader: Reader, completion: Completion) -> Outcome:
         choice = Choice(
@@ -202,13 +204,13 @@ class Sampler:
         """Return tokens from `start` on as replies with logprobs show them."""
         assert self._reading  # an engine that returns text has refused logprobs
         shown = self._reading.renderer.vocabulary.shown
-        pairs = zip(completion.ids[start:], completion.logprobs[start:], strict=False)
+        ids, logprobs = completion.ids[start:], completion.logprobs[start:]
         if not completion.top_logprobs:
-            return [TokenText(*shown(token), logprob) for token, logprob in pairs]
-        tops = [
-            [TokenText(*shown(token), logprob) for logprob, token in top] for top in completion.top_logprobs[start:]
+            return [TokenText(shown(token), logprob) for token, logprob in zip(ids, logprobs, strict=False)]
+        tops = [[TokenText(shown(token), logprob) for logprob, token in top] for top in completion.top_logprobs[start:]]
+        return [
+            TokenText(shown(token), logprob, top) for token, logprob, top in zip(ids, logprobs, tops, strict=False)
         ]
-        return [TokenText(*shown(token), logprob, top) for (token, logprob), top in zip(pairs, tops, strict=False)]
 
     def _ended(self, session: str, task: "asyncio.Task[list[Outcome]]") -> None:
         self.active[session].discard(task)

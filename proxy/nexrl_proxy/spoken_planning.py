@@ -1,6 +1,5 @@
 """Plans for engines that take messages and return text: nothing is tokenised, and no call continues another."""
 
-import secrets
 from typing import Any
 
 import msgspec
@@ -11,6 +10,7 @@ from nexrl_proxy.attribution import Caller
 from nexrl_proxy.conversation import Sessions, history_of
 from nexrl_proxy.dialects import Ask, Dialect
 from nexrl_proxy.errors import ApiError
+from nexrl_proxy.ids import new_id
 from nexrl_proxy.planning import Plan
 from nexrl_proxy.policy import SamplingPolicy
 from nexrl_proxy.prompting import Prompt
@@ -33,7 +33,7 @@ class SpokenPlanner:
         return Plan(
             ask=ask,
             caller=caller,
-            response=f"{dialect.response_prefix}{secrets.token_hex(12)}",
+            response=f"{dialect.response_prefix}{new_id()}",
             call_prefix=dialect.call_prefix,
             talk=Talk(history=history_of([], b""), arrived=messages, said=said),
             prompts=[Prompt(ids=Int32s(), delta=Int32s())],

@@ -101,8 +101,24 @@ def read_json(path: Path, default: Any) -> Any:
         raise ConfigError(f"--model: {path} is not JSON: {error}") from error
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    """The sandbox, with a short way to what templates do most: read a field of a message."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is dict and attribute not in _OF_DICTS:
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        if type(obj) is str and attribute in _OF_TEXT:
+            return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
+
+
+_OF_DICTS = frozenset(dir(dict))
+_OF_TEXT = frozenset(name for name in dir(str) if not name.startswith(("_", "format")))
+"""Methods that reach nothing; formatting may."""
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _tojson

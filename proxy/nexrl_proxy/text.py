@@ -8,6 +8,8 @@ import codecs
 from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
+import msgspec
+from msgspec import Struct
 from tokenizers import Tokenizer, decoders
 
 REPLACEMENT = "\ufffd"
@@ -25,6 +27,23 @@ class Decoder(Protocol):
         ...
 
 
+class Shown(Struct, frozen=True, gc=False):
+    """A single token as replies with logprobs show it, special tokens included."""
+
+    text: str
+    raw: bytes
+    """Its bytes, which may be half a character."""
+    head: bytes
+    tail: bytes
+    """OpenAI's JSON before and behind its logprob, written once: replies have hundreds of tokens."""
+
+
+def shown_as(text: str, raw: bytes) -> Shown:
+    """Return how a token of this text and these bytes is shown."""
+    head = b'{"token":%b,"logprob":' % msgspec.json.encode(text)
+    return Shown(text, raw, head, b',"bytes":%b' % msgspec.json.encode(list(raw)))
+
+
 class Vocabulary:
     """What each token id looks like as text. `hidden` ids (special tokens) have none."""
 
@@ -33,7 +52,7 @@ class Vocabulary:
         self.hidden = frozenset(hidden)
         self._byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
         self._added = {index: token.content for index, token in tokenizer.get_added_tokens_decoder().items()}
-        self._shown: dict[int, tuple[str, bytes]] = {}
+        self._shown: dict[int, Shown] = {}
         self._bytes: dict[int, bytes] = dict.fromkeys(self.hidden, b"")
 
     def decoder(self) -> Decoder:
@@ -55,18 +74,18 @@ class Vocabulary:
         except KeyError:  # each is spelled once
             return b"".join(map(self.bytes_of, ids))
 
-    def shown(self, token: int) -> tuple[str, bytes]:
-        """Return a single token as text and as bytes, special tokens included; the bytes may be half a character."""
+    def shown(self, token: int) -> Shown:
+        """Return how replies with logprobs show a token."""
         known = self._shown.get(token)
         if known is None:
-            text = self.literal(token)
+            text = self._added.get(token) or self.tokenizer.decode([token], skip_special_tokens=False)
             raw = text.encode() if token in self._added or not self._byte_level else self.bytes_of(token)
-            known = self._shown[token] = (text, raw)
+            known = self._shown[token] = shown_as(text, raw)
         return known
 
     def literal(self, token: int) -> str:
         """Return a single token as text, special tokens included."""
-        return self._added.get(token) or self.tokenizer.decode([token], skip_special_tokens=False)
+        return self.shown(token).text
 
     def _spell(self, token: int) -> bytes:
         if token in self._added:

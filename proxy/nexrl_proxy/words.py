@@ -7,12 +7,13 @@ left to the tokenizer, one by one where it begins a word at every single space. 
 
 import re
 from collections.abc import Iterator
-from itertools import chain, groupby, product
+from itertools import product
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from nexrl.records import Int32s
+from nexrl.records import Int32s, pack
+from nexrl_proxy.text import BYTE_OF
 
 MOST_WORDS = 200_000
 """Some 30 MB; then the dictionary starts anew."""
@@ -37,7 +38,9 @@ _PROBE = (
     "HTTPServer2go we'LL I'M he'd x_y a--b //c #d <tool>&amp;</tool> \\n \x00\x1c\x7f\v\f end of text 12345678   "
 )
 
+_SPELLED = {byte: character for character, byte in BYTE_OF.items()}
 _SPACED = re.compile(r"(?<=\S)(?= \S)")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _KINDS = (
     "a",
     "Z",
@@ -62,30 +65,31 @@ class Words:
 
     def __init__(self, plain: Tokenizer, cuts: list[re.Pattern[str]]) -> None:
         self._plain = plain
+        self._model = plain.model
         self._cuts = cuts
-        self._known: dict[str, list[int]] = {}
+        self._known: dict[str, bytes] = {}
+        """Packed ids: a text's are joined without looking at each."""
 
-    def encode(self, text: str) -> Int32s:
-        """Return the ids of text without control tokens."""
-        ids = Int32s()
+    def encode(self, text: str) -> bytes:
+        """Return the packed ids of text without control tokens."""
         if text.isascii():
-            self._ascii(ids, text)
-            return ids
-        for is_ascii, pieces in groupby(_SPACED.split(text), str.isascii):
-            if is_ascii:
-                self._ascii(ids, "".join(pieces))
-            else:
-                for piece in pieces:
-                    ids.extend(self._known.get(piece) or self._learn(piece))
-        return ids
+            return self._ascii(text)
+        found: list[bytes] = []
+        place = 0
+        for start, end in _foreign(text):
+            if place < start:
+                found.append(self._ascii(text[place:start]))
+            word, place = text[start:end], end
+            found.append(self._known.get(word) or self._learn(word))
+        found.append(self._ascii(text[place:]))
+        return b"".join(found)
 
-    def _ascii(self, ids: Int32s, text: str) -> None:
+    def _ascii(self, text: str) -> bytes:
         words = self._words(text)
         try:
-            found = list(chain.from_iterable(map(self._known.__getitem__, words)))
+            return b"".join(map(self._known.__getitem__, words))
         except KeyError:
-            found = [token for word in words for token in self._known.get(word) or self._learn(word)]
-        ids.extend(found)
+            return b"".join([self._known.get(word) or self._learn(word) for word in words])
 
     def _words(self, text: str) -> list[str]:
         words = self._cuts[0].findall(text)
@@ -93,13 +97,29 @@ class Words:
             words = [piece for word in words for piece in cut.findall(word)]
         return words
 
-    def _learn(self, word: str) -> list[int]:
-        ids = self._plain.encode(word, add_special_tokens=False).ids
+    def _learn(self, word: str) -> bytes:
+        if word.isascii():  # a piece as the model gets it: nothing else would be done to it
+            ids = [token.id for token in self._model.tokenize(word.translate(_SPELLED))]
+        else:
+            ids = self._plain.encode(word, add_special_tokens=False).ids
+        packed = pack(Int32s(ids))
         if len(word) <= LONGEST_WORD:
             if len(self._known) >= MOST_WORDS:
                 self._known.clear()
-            self._known[word] = ids
-        return ids
+            self._known[word] = packed
+        return packed
+
+
+def _foreign(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where the pieces stand that hold more than ASCII; pieces begin at every single space."""
+    end = 0
+    for found in _NOT_ASCII.finditer(text):
+        if found.start() < end:
+            continue
+        start = max((gap.start() for gap in _SPACED.finditer(text, end, found.start() + 1)), default=end)
+        gap = _SPACED.search(text, found.end())
+        end = gap.start() if gap else len(text)
+        yield start, end
 
 
 def words_of(plain: Tokenizer, settings: dict[str, Any]) -> Words | None:
@@ -111,8 +131,8 @@ def words_of(plain: Tokenizer, settings: dict[str, Any]) -> Words | None:
     if cuts is None or (settings.get("model") or {}).get("type") != "BPE":
         return None
     words = Words(plain, cuts)
-    same = all(words.encode(probe).tolist() == plain.encode(probe, add_special_tokens=False).ids for probe in _probes())
-    return words if same else None
+    encoded = ((words.encode(probe), plain.encode(probe, add_special_tokens=False).ids) for probe in _probes())
+    return words if all(ours == pack(Int32s(theirs)) for ours, theirs in encoded) else None
 
 
 def _probes() -> Iterator[str]:

@@ -12,6 +12,7 @@ from nexrl_proxy.dialects import Choice, Opening, TokenText, Usage
 from nexrl_proxy.dialects.completions import CompletionsDialect
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.parsers import Content
+from nexrl_proxy.text import shown_as
 
 OPENING = Opening(response="cmpl-1", model="m", created=5, prompt_tokens=3)
 USAGE = Usage(prompt_tokens=3, completion_tokens=4, cached_tokens=1)
@@ -30,7 +31,7 @@ def said(text, finish="stop", tokens=None):
 
 
 def token(text, logprob, *top):
-    return TokenText(text, text.encode(), logprob, list(top))
+    return TokenText(shown_as(text, text.encode()), logprob, list(top))
 
 
 def chunks_of(stream: bytes) -> list[dict[str, Any]]:
@@ -129,7 +130,7 @@ def test_choices_come_prompt_by_prompt_and_may_repeat_the_prompt():
 
 def test_logprobs_are_lists_side_by_side():
     day = "日".encode()
-    halves = [TokenText("\ufffd", day[:2], -3.0), TokenText("\ufffd", day[2:], -4.0)]
+    halves = [TokenText(shown_as("\ufffd", day[:2]), -3.0), TokenText(shown_as("\ufffd", day[2:]), -4.0)]
     tokens = [token("hi", -1.0, token("yo", -0.5), token("hi", -1.0)), *halves, token("!", -2.0)]
     [choice] = answer(logprobs=2).whole([said("hi日!", tokens=tokens)], USAGE)["choices"]
     assert choice["logprobs"] == {

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexrl.errors import ConfigError
-from nexrl.records import Call, encode
+from nexrl.records import encode
 from nexrl_proxy.leftovers import bring_in, spool_names
 from nexrl_proxy.recorder import Kept
 from nexrl_proxy.spool import DEAD_LETTERS, Spool
@@ -17,8 +17,7 @@ SESSIONS = [f"a-{number}" for number in range(24)]
 @given(st.integers(1, 4), st.integers(1, 4), st.lists(st.sampled_from(SESSIONS), max_size=70))
 def test_leftovers_go_where_their_sessions_live(tmp_path_factory, before, after, sessions):
     data = tmp_path_factory.mktemp("data")
-    calls = [Call(id=f"{number:016x}", session=session) for number, session in enumerate(sessions)]
-    frames = [encode(Kept(call, 0, None, b"")) for call in calls]
+    frames = [encode(Kept(session, b"span %d" % number)) for number, session in enumerate(sessions)]
     fill(data, spool_names(before), sessions, frames)
     bring_in(data, after)
     found = []

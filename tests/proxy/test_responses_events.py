@@ -15,6 +15,7 @@ from nexrl_proxy.dialects.responses import ResponsesDialect, decode
 from nexrl_proxy.errors import ApiError, unavailable
 from nexrl_proxy.parsers import Content, Reasoning
 from nexrl_proxy.reading import Called
+from nexrl_proxy.text import shown_as
 
 TOOLS = [
     {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False},
@@ -91,6 +92,11 @@ def streamed(deltas: list[list[Any]], choice: Choice, tokens: list[list[TokenTex
     return parsed(b"".join([opening, *pieces, told.last(0, choice), told.end(USAGE)]))
 
 
+def replied(told, choice: Choice) -> dict[str, Any]:
+    """Return the plain reply as it arrives."""
+    return msgspec.json.decode(msgspec.json.encode(told.whole([choice], USAGE)))
+
+
 text = st.text(min_size=1, max_size=4)
 arguments = st.builds(
     json.dumps, st.dictionaries(text, st.integers(), max_size=2) | st.builds(lambda s: {"input": s}, text)
@@ -118,7 +124,7 @@ def cut(deltas: list[Any], places: list[int]) -> list[list[Any]]:
 def test_a_streamed_response_is_the_plain_one(deltas, places, finish):
     choice = Choice(message=message_of(deltas), finish_reason=finish)
     events = streamed(cut(deltas, places), choice)
-    plain = answer().whole([choice], USAGE)
+    plain = replied(answer(), choice)
     assert events[-1]["type"] == ("response.completed" if finish == "stop" else "response.incomplete")
     assert events[-1]["response"] == plain
     assert [event["item"] for event in events if event["type"] == "response.output_item.done"] == plain["output"]
@@ -202,7 +208,7 @@ def test_an_empty_completion_is_an_empty_text():
     ids=["reasoning", "text", "calls", "nothing"],
 )
 def test_what_a_length_limit_cut_short_is_incomplete(deltas, statuses):
-    response = answer().whole([Choice(message=message_of(deltas), finish_reason="length")], USAGE)
+    response = replied(answer(), Choice(message=message_of(deltas), finish_reason="length"))
     assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     assert [item["status"] for item in response["output"]] == statuses
 
@@ -212,7 +218,7 @@ def test_reasoning_after_text_is_in_the_final_response_alone():
     choice = Choice(message=message_of(deltas), finish_reason="stop")
     events = streamed([deltas], choice)
     assert [event["delta"] for event in events if "delta" in event] == ["so"]
-    assert events[-1]["response"] == answer().whole([choice], USAGE)
+    assert events[-1]["response"] == replied(answer(), choice)
 
 
 def test_calls_are_called_as_the_request_calls_the_tools():
@@ -221,7 +227,7 @@ def test_calls_are_called_as_the_request_calls_the_tools():
         Called(1, "call_1", "patch", '{"input": "*** Begin"}'),
         Called(2, "call_2", "patch", '{"patch": 1}'),
     ]
-    output = answer().whole([Choice(message=message_of(deltas), finish_reason="stop")], USAGE)["output"]
+    output = replied(answer(), Choice(message=message_of(deltas), finish_reason="stop"))["output"]
     assert [{name: value for name, value in item.items() if name not in ("id", "status")} for item in output] == [
         {"type": "function_call", "call_id": "call_0", "name": "off", "arguments": '{"a": 1}', "namespace": "far"},
         {"type": "custom_tool_call", "call_id": "call_1", "name": "patch", "input": "*** Begin"},
@@ -236,7 +242,7 @@ def test_a_response_repeats_its_request_and_says_what_was_used():
         "reasoning": {"effort": "low"}, "text": {"format": {"type": "json_object"}, "verbosity": "low"}, "user": "u",
         "truncation": "auto", "top_logprobs": 1,
     }  # fmt: skip
-    response = answer(**body).whole([Choice(message=message_of([Content("x")]), finish_reason="stop")], USAGE)
+    response = replied(answer(**body), Choice(message=message_of([Content("x")]), finish_reason="stop"))
     changed = {"reasoning": {"effort": "low", "summary": None}, "truncation": "disabled"}
     expected = {**body, **changed, "tools": TOOLS}
     assert {name: response[name] for name in expected} == expected
@@ -252,7 +258,8 @@ def test_a_response_repeats_its_request_and_says_what_was_used():
 
 
 def test_logprobs_of_every_token_stand_with_the_text():
-    tokens = [TokenText(name, name.encode(), -0.5, [TokenText("z", b"z", -1.0)]) for name in ("<t>", "a", "b", "<e>")]
+    other = TokenText(shown_as("z", b"z"), -1.0)
+    tokens = [TokenText(shown_as(name, name.encode()), -0.5, [other]) for name in ("<t>", "a", "b", "<e>")]
     choice = Choice(message=message_of([Content("ab")]), finish_reason="stop", tokens=tokens)
     batches = [[tokens[0]], [tokens[1]], [tokens[2], tokens[3]]]
     events = streamed([[], [Content("a")], [Content("b")]], choice, batches, top_logprobs=1)

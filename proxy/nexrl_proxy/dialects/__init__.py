@@ -13,6 +13,7 @@ from nexrl.records import Int32s
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.messages import Message
 from nexrl_proxy.reading import Delta
+from nexrl_proxy.text import Shown
 
 
 class Wire(Struct, frozen=True):
@@ -66,11 +67,10 @@ class Ask(Struct, frozen=True, kw_only=True):
     """Later requests may go on from the reply by its id."""
 
 
-class TokenText(Struct, frozen=True):
+class TokenText(Struct, frozen=True, gc=False):
     """A sampled token as a reply with logprobs shows it."""
 
-    text: str
-    raw: bytes
+    shown: Shown
     logprob: float
     top: "list[TokenText]" = []
     """The likeliest tokens in its place, likeliest first, where the request asks for them."""

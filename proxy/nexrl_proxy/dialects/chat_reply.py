@@ -4,13 +4,12 @@ Pure: what to answer was decided elsewhere.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import msgspec
-from msgspec import Raw
 
 from nexrl_proxy.dialects import Ask, Choice, Opening, TokenText, Usage
+from nexrl_proxy.dialects.logprobs import listed
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.parsers import Content, Reasoning
 from nexrl_proxy.reading import Called, Delta
@@ -24,6 +23,7 @@ class ChatReply:
     def __init__(self, ask: Ask, opening: Opening) -> None:
         self._choices = range(ask.n)
         self._include_usage = ask.include_usage
+        self._beginnings: dict[int, bytes] = {}
         self._head = {"id": opening.response, "created": opening.created, "model": opening.model}
 
     def whole(self, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
@@ -64,8 +64,13 @@ class ChatReply:
         return event(error_body(error))
 
     def _piece(self, index: int, delta: dict[str, Any], tokens: Sequence[TokenText] | None) -> bytes:
-        logprobs = logprobs_of(tokens) if tokens else None
-        return self._chunk([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}])
+        """Return a chunk of one choice; all its chunks begin with the same bytes."""
+        beginning = self._beginnings.get(index)
+        if beginning is None:
+            empty = self._chunk([{"index": index, "delta": None}])
+            beginning = self._beginnings[index] = empty[: empty.rindex(b"null")]
+        logprobs = msgspec.json.encode(logprobs_of(tokens)) if tokens else b"null"
+        return b'%b%b,"logprobs":%b,"finish_reason":null}]}\n\n' % (beginning, msgspec.json.encode(delta), logprobs)
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return event({**self._head, "object": "chat.completion.chunk", "choices": choices, **more})
@@ -116,22 +121,4 @@ def usage_of(usage: Usage) -> dict[str, Any]:
 
 def logprobs_of(tokens: Sequence[TokenText]) -> dict[str, Any]:
     """Return tokens as OpenAI shows their logprobs."""
-    return {"content": Raw(b"[" + b",".join(map(_token, tokens)) + b"]"), "refusal": None}
-
-
-def _token(token: TokenText) -> bytes:
-    head, tail = _around(token.text, token.raw)
-    top = b",".join(_alternative(other) for other in token.top)
-    return b'%s%s%s,"top_logprobs":[%s]}' % (head, msgspec.json.encode(token.logprob), tail, top)
-
-
-def _alternative(token: TokenText) -> bytes:
-    head, tail = _around(token.text, token.raw)
-    return b"%s%s%s}" % (head, msgspec.json.encode(token.logprob), tail)
-
-
-@lru_cache(maxsize=65536)
-def _around(text: str, raw: bytes) -> tuple[bytes, bytes]:
-    """Return the JSON of a token before and behind its logprob; written once, as replies have hundreds of them."""
-    head = b'{"token":%s,"logprob":' % msgspec.json.encode(text)
-    return head, b',"bytes":%s' % msgspec.json.encode(list(raw))
+    return {"content": listed(tokens), "refusal": None}

@@ -84,7 +84,7 @@ class Logprobs:
         offsets: list[int] = []
         for token in tokens:
             offsets.append(self._offset)
-            self._offset += len(self._utf8.decode(token.raw))
+            self._offset += len(self._utf8.decode(token.shown.raw))
         return {
             "tokens": [literal(token) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
@@ -96,9 +96,9 @@ class Logprobs:
 def literal(token: TokenText) -> str:
     r"""Return a token as text, or by its bytes where it is only part of a character: `bytes:\xe6\x97`."""
     try:
-        return token.raw.decode()
+        return token.shown.raw.decode()
     except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.raw)
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.shown.raw)
 
 
 def finish_reason(choice: Choice) -> str:

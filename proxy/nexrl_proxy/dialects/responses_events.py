@@ -10,13 +10,13 @@ from itertools import groupby
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from nexrl_proxy.dialects import Choice, Opening, TokenText, Usage
+from nexrl_proxy.dialects.logprobs import listed
 from nexrl_proxy.dialects.responses_reply import (
     ResponsesAsk,
     Shapes,
-    logprobs_of,
     reasoning_part,
     status_of,
     text_part,
@@ -37,7 +37,7 @@ class Piece(Struct):
     output_index: int
     content_index: int
     delta: str
-    logprobs: list[dict[str, Any]] | UnsetType
+    logprobs: Raw | UnsetType
 
 
 class ResponsesAnswer:
@@ -123,7 +123,7 @@ class ResponsesAnswer:
         if self._open is None or self._open["type"] != "message":
             events = self._end_thought("completed")
             events += self._open_item(self._shapes.message(None, None, "in_progress"), text_part("", None))
-        logprobs, self._tokens = logprobs_of(self._tokens), []
+        logprobs, self._tokens = listed(self._tokens), []
         return events + self._piece("response.output_text.delta", text, logprobs)
 
     def _end_thought(self, status: str) -> bytes:
@@ -173,7 +173,7 @@ class ResponsesAnswer:
             ]
         )
 
-    def _piece(self, kind: str, text: str, logprobs: list[dict[str, Any]] | UnsetType) -> bytes:
+    def _piece(self, kind: str, text: str, logprobs: Raw | UnsetType) -> bytes:
         assert self._open is not None
         number, self._events = self._events, self._events + 1
         return written(kind, Piece(kind, number, self._open["id"], self._items, 0, text, logprobs))

@@ -7,6 +7,7 @@ of every sampled token, markup included, and stand with the text.
 from typing import Any
 
 from nexrl_proxy.dialects import Ask, Choice, Opening, TokenText, Usage
+from nexrl_proxy.dialects.logprobs import listed
 from nexrl_proxy.dialects.responses_items import item_id, told
 from nexrl_proxy.dialects.responses_tools import Named
 from nexrl_proxy.errors import ApiError
@@ -114,12 +115,7 @@ def reasoning_part(text: str) -> dict[str, Any]:
 
 
 def text_part(text: str, tokens: list[TokenText] | None) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs_of(tokens or ())}
-
-
-def logprobs_of(tokens: "list[TokenText] | tuple[TokenText, ...]") -> list[dict[str, Any]]:
-    """Return tokens as Responses show their logprobs."""
-    return [{**_token(token), "top_logprobs": [*map(_token, token.top)]} for token in tokens]
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": listed(tokens or ())}
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
@@ -130,7 +126,3 @@ def usage_of(usage: Usage) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
-
-
-def _token(token: TokenText) -> dict[str, Any]:
-    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.raw)}

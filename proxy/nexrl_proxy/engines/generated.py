@@ -100,7 +100,7 @@ class Growth:
         completion.cached_tokens = meta.cached_tokens or 0
         completion.completion_tokens = end
         if meta.finish_reason:
-            _finish(completion, generated)
+            _finish(completion, generated, streamed=seen > 0)
 
     def _new(self, ids: bytes, pairs: bytes, meta: Meta) -> tuple[list[int], list[Pair]]:
         """Return the ids and logprobs that were not there before.
@@ -147,7 +147,7 @@ def _take_alternatives(completion: Completion, places: list[list[Pair] | None], 
     completion.top_logprobs = (completion.top_logprobs or []) + shown
 
 
-def _finish(completion: Completion, generated: Generated) -> None:
+def _finish(completion: Completion, generated: Generated, *, streamed: bool) -> None:
     meta = generated.meta_info
     assert meta.finish_reason
     completion.finish = str(meta.finish_reason.get("type") or "stop")
@@ -155,7 +155,7 @@ def _finish(completion: Completion, generated: Generated) -> None:
     completion.message = str(meta.finish_reason.get("message") or "")
     if meta.weight_versions:  # SGLang tells them at the end only
         completion.weight_versions = versions_of(meta.weight_versions, meta.weight_version, 0, len(completion.ids))
-    ids, _ = _read(bytes(generated.output_ids), b"null", 1, 1)
+    ids, _ = _read(bytes(generated.output_ids), b"null", 1, 1) if streamed else ([], [])
     if len(ids) == len(completion.ids):  # it repeats everything, so what was read event by event can be checked
         completion.exact = completion.exact and ids == completion.ids.tolist()
 

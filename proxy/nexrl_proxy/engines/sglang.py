@@ -11,7 +11,7 @@ import msgspec
 
 from nexrl_proxy.engines import Completion, Work
 from nexrl_proxy.engines.asking import answers, bodies, ended, quiet, told
-from nexrl_proxy.engines.failures import MULTIPLE_CHOICES, event_failure
+from nexrl_proxy.engines.failures import MULTIPLE_CHOICES, OK, event_failure, failure
 from nexrl_proxy.engines.generated import Generated, Growth, decode
 from nexrl_proxy.engines.http import Upstream
 from nexrl_proxy.errors import ApiError
@@ -38,8 +38,16 @@ class SglangEngine:
         growth = Growth()
         completion = growth.completion
         with told(self.url):
+            if not work.stream:
+                answer = await self._upstream.fetch("POST", "/generate", body_of(work))
+                if answer.status != OK:
+                    raise failure(self.url, answer.status, answer.body)
+                growth.take(self._decoded(answer.body, completion))
+                ended(self.url, completion)
+                yield completion
+                return
             async with self._upstream.stream("POST", "/generate", body_of(work)) as reply:
-                async for body in bodies(reply, self.url, stream=work.stream):
+                async for body in bodies(reply, self.url, stream=True):
                     growth.take(self._decoded(body, completion))
                     yield completion
         ended(self.url, completion)

@@ -4,13 +4,13 @@ Servers differ in what they call reasoning, in whether a tool call has an index,
 told when it is whole, because only then is it known to be.
 """
 
-import secrets
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from nexrl_proxy.engines import Completion
+from nexrl_proxy.ids import new_id
 from nexrl_proxy.parsers import Content, Reasoning
 from nexrl_proxy.reading import Called
 
@@ -119,7 +119,7 @@ class Speech:
         self._call.arguments += call.function.arguments or ""
 
     def _close(self, call: _Open) -> None:
-        name = call.id or f"call_{secrets.token_hex(12)}"
+        name = call.id or f"call_{new_id()}"
         self._completion.spoken.append(Called(self._calls, name, call.name, call.arguments or "{}"))
         self._calls += 1
         self._call = None

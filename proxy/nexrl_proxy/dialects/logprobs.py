@@ -1,0 +1,26 @@
+"""Sampled tokens with their logprobs in OpenAI's JSON, which chat completions and Responses share."""
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Raw
+
+from nexrl_proxy.dialects import TokenText
+
+
+def listed(tokens: Sequence[TokenText]) -> Raw:
+    """Return the list of tokens; put together from what each token's JSON always is, as replies have hundreds."""
+    logprobs = msgspec.json.encode([token.logprob for token in tokens])[1:-1].split(b",")
+    return Raw(b"[%b]" % b",".join(map(_token, tokens, logprobs)))
+
+
+def _token(token: TokenText, logprob: bytes) -> bytes:
+    shown = token.shown
+    if not token.top:
+        return b'%b%b%b,"top_logprobs":[]}' % (shown.head, logprob, shown.tail)
+    top = b",".join([_alternative(other) for other in token.top])
+    return b'%b%b%b,"top_logprobs":[%b]}' % (shown.head, logprob, shown.tail, top)
+
+
+def _alternative(token: TokenText) -> bytes:
+    return b"%b%b%b}" % (token.shown.head, msgspec.json.encode(token.logprob), token.shown.tail)
