@@ -34,14 +34,13 @@ def span(
         field(2, span_id),
         field(4, parent_span_id) if parent_span_id else b"",
         field(5, name.encode()),
-        _tag(6, _VARINT) + _varint(CLIENT),
-        _tag(7, _FIXED64) + _fixed64(start_ns),
-        _tag(8, _FIXED64) + _fixed64(end_ns),
+        _KIND,
+        _START + _fixed64(start_ns),
+        _END + _fixed64(end_ns),
     ]
-    attribute = _tag(9, _BYTES)
     for key, value in attributes.items():
         pair = key_value(key, value)
-        parts += (attribute, _varint(len(pair)), pair)
+        parts.append(b"\x4a%b%b" % (_varint(len(pair)), pair))
     return b"".join(parts)
 
 
@@ -55,7 +54,8 @@ def request(spans: Iterable[bytes], *, service: str, scope: str) -> bytes:
 def key_value(key: str, value: Any) -> bytes:
     """Return a `KeyValue`."""
     data = any_value(value)
-    return b"%b%b%b" % (_key(key), _varint(len(data)), data)
+    size = len(data)
+    return b"%b%b%b" % (_key(key), _SMALL[size] if size < SEVEN_BITS else _varint(size), data)
 
 
 def any_value(value: Any) -> bytes:
@@ -68,36 +68,60 @@ def any_value(value: Any) -> bytes:
 
 def field(number: int, data: bytes) -> bytes:
     """Return a length-delimited field; numbers up to 15."""
-    return b"%b%b%b" % (_tag(number, _BYTES), _varint(len(data)), data)
+    size = len(data)
+    return b"%c%b%b" % (number << 3 | _BYTES, _SMALL[size] if size < SEVEN_BITS else _varint(size), data)
 
 
 @lru_cache(maxsize=256)
 def _key(key: str) -> bytes:
     """Return a key, and the tag of the value behind it."""
-    return field(1, key.encode()) + _tag(2, _BYTES)
-
-
-def _tag(number: int, kind: int) -> bytes:
-    return _SMALL[number << 3 | kind]
+    return field(1, key.encode()) + _SMALL[2 << 3 | _BYTES]
 
 
 def _varint(value: int) -> bytes:
-    if value < 0x80:  # noqa: PLR2004 - seven bits
+    if value < SEVEN_BITS:
         return _SMALL[value]
     parts = bytearray()
-    while value >= 0x80:  # noqa: PLR2004
-        parts.append(value & 0x7F | 0x80)
+    while value >= SEVEN_BITS:
+        parts.append(value & 0x7F | SEVEN_BITS)
         value >>= 7
     parts.append(value)
     return bytes(parts)
 
 
-_SMALL = [bytes((value,)) for value in range(0x80)]
+def _text(value: str) -> bytes:
+    return field(1, value.encode())
+
+
+def _packed(value: bytes) -> bytes:
+    return field(7, value)
+
+
+def _boolean(value: bool) -> bytes:  # noqa: FBT001 - an attribute's value
+    return b"\x10\x01" if value else b"\x10\x00"
+
+
+def _integer(value: int) -> bytes:
+    return b"\x18" + _varint(value & (2**64 - 1))
+
+
+def _float(value: float) -> bytes:
+    return b"\x21" + _double(value)
+
+
+def _array(value: list[Any]) -> bytes:
+    return field(5, b"".join([field(1, any_value(item)) for item in value]))
+
+
+SEVEN_BITS = 0x80
+_SMALL = [bytes((value,)) for value in range(SEVEN_BITS)]
+_KIND = bytes((6 << 3 | _VARINT, CLIENT))
+_START, _END = _SMALL[7 << 3 | _FIXED64], bytes((8 << 3 | _FIXED64,))
 _WRITERS: dict[type, Callable[[Any], bytes]] = {
-    str: lambda value: field(1, value.encode()),
-    bytes: lambda value: field(7, value),
-    bool: lambda value: _tag(2, _VARINT) + _varint(value),
-    int: lambda value: _tag(3, _VARINT) + _varint(value & (2**64 - 1)),
-    float: lambda value: _tag(4, _FIXED64) + _double(value),
-    list: lambda value: field(5, b"".join([field(1, any_value(item)) for item in value])),
+    str: _text,
+    bytes: _packed,
+    bool: _boolean,
+    int: _integer,
+    float: _float,
+    list: _array,
 }

@@ -6,6 +6,7 @@ trace id. Nothing an agent sends besides a valid key gives it a say over a sessi
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import unquote
 
 from msgspec import Struct
@@ -83,12 +84,16 @@ def presented_keys(headers: Mapping[str, str]) -> list[str]:
 
 def _attempt_of_key(headers: Mapping[str, str], admin_key: str) -> str | None:
     try:
-        attempts = {attempt_of(key, admin_key) for key in presented_keys(headers)} - {None}
+        attempts = {_attempt_of(key, admin_key) for key in presented_keys(headers)} - {None}
     except AccessError as error:
         raise unauthorized(str(error)) from error
     if len(attempts) > 1:
         raise forbidden("the bearer token and x-api-key belong to different attempts: send one of them")
     return attempts.pop() if attempts else None
+
+
+_attempt_of = lru_cache(maxsize=4096)(attempt_of)
+"""An agent sends the same key with each of its calls."""
 
 
 def _readable(header: str) -> str:
@@ -113,6 +118,8 @@ def _from_baggage(baggage: str) -> str | None:
 
 def _trace_context(traceparent: str) -> tuple[bytes | None, bytes]:
     """Return trace id and parent span; nothing where the header is absent or invalid, as W3C asks."""
+    if not traceparent:
+        return None, b""
     match = _TRACEPARENT.fullmatch(traceparent.strip())
     if not match or not int(match[1], 16) or not int(match[2], 16):
         return None, b""

@@ -203,14 +203,15 @@ class Sampler:
     def _texts(self, completion: Completion, start: int) -> list[TokenText]:
         """Return tokens from `start` on as replies with logprobs show them."""
         assert self._reading  # an engine that returns text has refused logprobs
-        shown = self._reading.renderer.vocabulary.shown
-        ids, logprobs = completion.ids[start:], completion.logprobs[start:]
+        vocabulary = self._reading.renderer.vocabulary
+        shown, logprobs = vocabulary.all_shown(completion.ids[start:]), completion.logprobs[start:]
         if not completion.top_logprobs:
-            return [TokenText(shown(token), logprob) for token, logprob in zip(ids, logprobs, strict=False)]
-        tops = [[TokenText(shown(token), logprob) for logprob, token in top] for top in completion.top_logprobs[start:]]
-        return [
-            TokenText(shown(token), logprob, top) for token, logprob, top in zip(ids, logprobs, tops, strict=False)
+            return list(map(TokenText, shown, logprobs))
+        tops = [
+            [TokenText(vocabulary.shown(token), logprob) for logprob, token in top]
+            for top in completion.top_logprobs[start:]
         ]
+        return list(map(TokenText, shown, logprobs, tops))
 
     def _ended(self, session: str, task: "asyncio.Task[list[Outcome]]") -> None:
         self.active[session].discard(task)

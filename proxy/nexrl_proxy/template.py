@@ -15,7 +15,9 @@ import jinja2.ext
 import msgspec
 from jinja2 import nodes
 from jinja2.parser import Parser
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from nexrl.errors import ConfigError
 
@@ -107,11 +109,14 @@ class _Environment(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         if type(obj) is dict and attribute not in _OF_DICTS:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        if type(obj) in _JINJAS_OWN and not attribute.startswith("_") and hasattr(obj, attribute):
+            return getattr(obj, attribute)
         if type(obj) is str and attribute in _OF_TEXT:
             return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
 
+_JINJAS_OWN = (LoopContext, Namespace)
 _OF_DICTS = frozenset(dir(dict))
 _OF_TEXT = frozenset(name for name in dir(str) if not name.startswith(("_", "format")))
 """Methods that reach nothing; formatting may."""

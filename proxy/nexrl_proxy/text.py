@@ -35,13 +35,16 @@ class Shown(Struct, frozen=True, gc=False):
     """Its bytes, which may be half a character."""
     head: bytes
     tail: bytes
-    """OpenAI's JSON before and behind its logprob, written once: replies have hundreds of tokens."""
+    alone: bytes
+    """OpenAI's JSON before and behind its logprob, the latter also where no alternatives are shown. Written once:
+    replies have hundreds of tokens."""
 
 
 def shown_as(text: str, raw: bytes) -> Shown:
     """Return how a token of this text and these bytes is shown."""
     head = b'{"token":%b,"logprob":' % msgspec.json.encode(text)
-    return Shown(text, raw, head, b',"bytes":%b' % msgspec.json.encode(list(raw)))
+    tail = b',"bytes":%b' % msgspec.json.encode(list(raw))
+    return Shown(text, raw, head, tail, tail + b',"top_logprobs":[]}')
 
 
 class Vocabulary:
@@ -82,6 +85,13 @@ class Vocabulary:
             raw = text.encode() if token in self._added or not self._byte_level else self.bytes_of(token)
             known = self._shown[token] = shown_as(text, raw)
         return known
+
+    def all_shown(self, tokens: Sequence[int]) -> list[Shown]:
+        """Return how replies with logprobs show tokens."""
+        try:
+            return list(map(self._shown.__getitem__, tokens))
+        except KeyError:  # each is looked at once
+            return list(map(self.shown, tokens))
 
     def literal(self, token: int) -> str:
         """Return a single token as text, special tokens included."""

@@ -116,10 +116,18 @@ def _foreign(text: str) -> Iterator[tuple[int, int]]:
     for found in _NOT_ASCII.finditer(text):
         if found.start() < end:
             continue
-        start = max((gap.start() for gap in _SPACED.finditer(text, end, found.start() + 1)), default=end)
+        start = _gap_before(text, found.start(), end)
         gap = _SPACED.search(text, found.end())
         end = gap.start() if gap else len(text)
         yield start, end
+
+
+def _gap_before(text: str, place: int, first: int) -> int:
+    """Return the last beginning of a piece up to `place`, or `first`."""
+    while (place := text.rfind(" ", first, place)) >= 0:
+        if _SPACED.match(text, place):
+            return place
+    return first
 
 
 def words_of(plain: Tokenizer, settings: dict[str, Any]) -> Words | None:

@@ -72,7 +72,7 @@ class TokenText(Struct, frozen=True, gc=False):
 
     shown: Shown
     logprob: float
-    top: "list[TokenText]" = []
+    top: "Sequence[TokenText]" = ()
     """The likeliest tokens in its place, likeliest first, where the request asks for them."""
 
 

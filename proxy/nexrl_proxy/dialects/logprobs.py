@@ -11,14 +11,14 @@ from nexrl_proxy.dialects import TokenText
 def listed(tokens: Sequence[TokenText]) -> Raw:
     """Return the list of tokens; put together from what each token's JSON always is, as replies have hundreds."""
     logprobs = msgspec.json.encode([token.logprob for token in tokens])[1:-1].split(b",")
-    return Raw(b"[%b]" % b",".join(map(_token, tokens, logprobs)))
+    if any(token.top for token in tokens):
+        return Raw(b"[%b]" % b",".join(map(_with_alternatives, tokens, logprobs)))
+    shown = [(token.shown, logprob) for token, logprob in zip(tokens, logprobs, strict=False)]
+    return Raw(b"[%b]" % b",".join([token.head + logprob + token.alone for token, logprob in shown]))
 
 
-def _token(token: TokenText, logprob: bytes) -> bytes:
-    shown = token.shown
-    if not token.top:
-        return b'%b%b%b,"top_logprobs":[]}' % (shown.head, logprob, shown.tail)
-    top = b",".join([_alternative(other) for other in token.top])
+def _with_alternatives(token: TokenText, logprob: bytes) -> bytes:
+    shown, top = token.shown, b",".join(map(_alternative, token.top))
     return b'%b%b%b,"top_logprobs":[%b]}' % (shown.head, logprob, shown.tail, top)
 
 
