@@ -97,7 +97,7 @@ def _packed(value: bytes) -> bytes:
     return field(7, value)
 
 
-def _boolean(value: bool) -> bytes:  # noqa: FBT001 - an attribute's value
+def _boolean(value: bool) -> bytes:
     return b"\x10\x01" if value else b"\x10\x00"
 
 

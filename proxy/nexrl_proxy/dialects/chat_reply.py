@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from nexrl_proxy.dialects import Ask, Choice, Opening, TokenText, Usage
 from nexrl_proxy.dialects.logprobs import listed
@@ -48,7 +49,11 @@ class ChatReply:
         """Return one chunk for what arrived at once; none where nothing is to be shown."""
         if not deltas and not tokens:
             return b""
-        return self._piece(index, _merged(deltas), tokens)
+        match deltas:
+            case [Content(text)]:
+                return self._piece(index, {"content": text}, tokens)
+            case _:
+                return self._piece(index, _merged(deltas), tokens)
 
     def last(self, index: int, choice: Choice) -> bytes:
         """Return the chunk that closes a choice."""
@@ -69,7 +74,7 @@ class ChatReply:
         if beginning is None:
             empty = self._chunk([{"index": index, "delta": None}])
             beginning = self._beginnings[index] = empty[: empty.rindex(b"null")]
-        logprobs = msgspec.json.encode(logprobs_of(tokens)) if tokens else b"null"
+        logprobs = bytes(logprobs_of(tokens)) if tokens else b"null"
         return b'%b%b,"logprobs":%b,"finish_reason":null}]}\n\n' % (beginning, msgspec.json.encode(delta), logprobs)
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
@@ -119,6 +124,6 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     }
 
 
-def logprobs_of(tokens: Sequence[TokenText]) -> dict[str, Any]:
+def logprobs_of(tokens: Sequence[TokenText]) -> Raw:
     """Return tokens as OpenAI shows their logprobs."""
-    return {"content": listed(tokens), "refusal": None}
+    return Raw(b'{"content":%b,"refusal":null}' % bytes(listed(tokens)))

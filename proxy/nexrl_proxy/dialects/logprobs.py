@@ -10,6 +10,9 @@ from nexrl_proxy.dialects import TokenText
 
 def listed(tokens: Sequence[TokenText]) -> Raw:
     """Return the list of tokens; put together from what each token's JSON always is, as replies have hundreds."""
+    if len(tokens) == 1 and not tokens[0].top:
+        [token] = tokens
+        return Raw(b"[%b%b%b]" % (token.shown.head, msgspec.json.encode(token.logprob), token.shown.alone))
     logprobs = msgspec.json.encode([token.logprob for token in tokens])[1:-1].split(b",")
     if any(token.top for token in tokens):
         return Raw(b"[%b]" % b",".join(map(_with_alternatives, tokens, logprobs)))

@@ -90,12 +90,12 @@ class Growth:
         meta, completion = generated.meta_info, self.completion
         seen = len(completion.ids)
         ids, pairs = self._new(bytes(generated.output_ids), bytes(meta.output_token_logprobs), meta)
-        completion.ids.extend(ids)
+        end = seen + len(ids)
+        _take_ids(completion, ids)
         _take_logprobs(completion, ids, pairs)
-        end = len(completion.ids)
         if len(meta.output_top_logprobs) > len(b"null"):
             _take_alternatives(completion, _alternatives(meta.output_top_logprobs) or [], seen)
-        completion.weight_versions.extend(versions_of(meta.weight_versions, meta.weight_version, seen, end))
+        _take_versions(completion, meta, seen, end)
         completion.prompt_tokens = meta.prompt_tokens or 0
         completion.cached_tokens = meta.cached_tokens or 0
         completion.completion_tokens = end
@@ -129,7 +129,26 @@ def _read(ids: bytes, pairs: bytes, ids_at: int, pairs_at: int) -> tuple[list[in
     return found, beside
 
 
+def _take_ids(completion: Completion, ids: list[int]) -> None:
+    if len(ids) == 1:  # as nearly every event of a stream
+        completion.ids.append(ids[0])
+    else:
+        completion.ids.extend(ids)
+
+
+def _take_versions(completion: Completion, meta: Meta, seen: int, end: int) -> None:
+    if end - seen == 1 and not meta.weight_versions:
+        completion.weight_versions.append(_integer(meta.weight_version))
+    else:
+        completion.weight_versions.extend(versions_of(meta.weight_versions, meta.weight_version, seen, end))
+
+
 def _take_logprobs(completion: Completion, ids: list[int], pairs: list[Pair]) -> None:
+    if completion.exact and len(ids) == len(pairs) == 1 and pairs[0][0] is not None:
+        completion.exact = pairs[0][1] == ids[0]
+        if completion.exact:
+            completion.logprobs.append(pairs[0][0])
+        return
     if completion.exact and len(pairs) > len(ids):
         pairs = pairs[len(pairs) - len(ids) :]
     completion.exact = completion.exact and [pair[1] for pair in pairs] == ids

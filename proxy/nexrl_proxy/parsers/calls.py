@@ -6,6 +6,7 @@ read, and where it ends, is the format's own: a `CallReader`, made for each open
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 from msgspec import Struct
@@ -56,8 +57,7 @@ class CallParser:
         self._layout = layout
         self._markers = (*layout.openings, *(layout.wrappers or ()))
         self._markup = any_of(self._markers)
-        firsts = "".join({marker[0] for marker in self._markers})
-        self._edge = re.compile(rf"[{re.escape(firsts)}]|\s\Z")
+        self._edge = _edge_of(self._markers)
         self._reader: CallReader | None = None
         self._tail = ""
         """It may be the beginning of markup."""
@@ -147,6 +147,13 @@ class CallParser:
         self._started, self._fresh = True, False
         if shown:
             events.append(Content(shown))
+
+
+@lru_cache(maxsize=256)
+def _edge_of(markers: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern that finds where markup may begin, and whitespace that may stand before it."""
+    firsts = "".join(sorted({marker[0] for marker in markers}))
+    return re.compile(rf"[{re.escape(firsts)}]|\s\Z")
 
 
 class Between:

@@ -5,6 +5,7 @@ What a format makes of the text is for its own file; nothing here knows one.
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -18,6 +19,7 @@ _REACH = 32
 """No marker is longer."""
 
 
+@lru_cache(maxsize=256)
 def any_of(markers: tuple[str, ...]) -> re.Pattern[str]:
     """Return a pattern that finds the first of some markers. None may contain the beginning of another."""
     return re.compile("|".join(map(re.escape, markers)))
