@@ -6,6 +6,7 @@ Written without the SDK, whose exporter drops spans when its queue is full: capt
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -27,6 +28,10 @@ _CONVENTIONS = {
     at.REQUEST_STOPS: "stop",
 }
 """Sampling parameters the GenAI conventions name, by attribute."""
+_TEXTS = frozenset({at.SESSION, at.PARENT, at.DRIFT, at.AGENT_NAME, at.REQUEST_MODEL, at.DIALECT, at.RESPONSE_ID})
+_BOOLS = frozenset({at.EXACT, at.MALFORMED_TOOL_CALL, at.INSTRUCTED})
+_dicts = msgspec.json.Decoder(list[dict[str, Any]])
+_dict = msgspec.json.Decoder(dict[str, Any])
 
 
 def trace_id_of(session: str) -> bytes:
@@ -45,21 +50,13 @@ def span_bytes(call: Call, *, prompt_tokens: int, trace_id: bytes | None = None,
     `prompt_tokens` is the whole prompt's length, `trace_id` (16 bytes) and `parent_span` (8 bytes) the caller's trace.
     """
     values: dict[str, Any] = {
-        at.OPERATION: "text_completion" if call.dialect == "completions" else "chat",
-        at.PROVIDER: "nexrl",
-        at.REQUEST_MODEL: call.model,
-        at.REQUEST_TEMPERATURE: call.temperature,
         at.CONVERSATION: call.session,
         at.RESPONSE_ID: call.response,
-        at.FINISH_REASONS: [call.finish_reason],
         at.INPUT_TOKENS: prompt_tokens,
         at.OUTPUT_TOKENS: len(call.completion),
         at.INPUT_MESSAGES: msgspec.json.encode(call.messages).decode(),
         at.OUTPUT_MESSAGES: msgspec.json.encode([call.reply]).decode(),
         at.SESSION: call.session,
-        at.DIALECT: call.dialect,
-        at.EXACT: call.exact,
-        at.MALFORMED_TOOL_CALL: call.malformed_tool_call,
         at.PROMPT_DELTA: pack(call.prompt_delta),
         at.COMPLETION: pack(call.completion),
         at.LOGPROBS: pack(call.logprobs),
@@ -80,10 +77,34 @@ def span_bytes(call: Call, *, prompt_tokens: int, trace_id: bytes | None = None,
         trace_id=trace_id or trace_id_of(call.session),
         span_id=bytes.fromhex(call.id),
         parent_span_id=parent_span,
-        name=f"{values[at.OPERATION]} {call.model}",
+        name=f"{_operation(call.dialect)} {call.model}",
         start_ns=call.started_ns,
         end_ns=call.ended_ns,
-        attributes=values,
+        attributes=_common(
+            call.dialect, call.model, float(call.temperature), call.finish_reason, call.exact, call.malformed_tool_call
+        )
+        + wire.span_attributes(values),
+    )
+
+
+def _operation(dialect: str) -> str:
+    return "text_completion" if dialect == "completions" else "chat"
+
+
+@lru_cache(maxsize=1024)
+def _common(dialect: str, model: str, temperature: float, finish: str, exact: bool, malformed: bool) -> bytes:
+    """Return the attributes that calls have in common; most of a run's have all of them."""
+    return wire.span_attributes(
+        {
+            at.OPERATION: _operation(dialect),
+            at.PROVIDER: "nexrl",
+            at.REQUEST_MODEL: model,
+            at.REQUEST_TEMPERATURE: temperature,
+            at.FINISH_REASONS: [finish],
+            at.DIALECT: dialect,
+            at.EXACT: exact,
+            at.MALFORMED_TOOL_CALL: malformed,
+        }
     )
 
 
@@ -113,6 +134,8 @@ def attributes_of(span: Span) -> dict[str, Any]:
 def python_value(value: AnyValue) -> Any:
     """Return an OTLP value as the Python value it stands for."""
     kind = value.WhichOneof("value")
+    if kind == "string_value":
+        return value.string_value
     if kind is None:
         return None
     if kind == "array_value":
@@ -138,11 +161,14 @@ def expand(pairs: Int32s, length: int) -> Int32s:
         raise ValueError(f"run lengths {list(pairs)} do not cover {length} tokens")
     versions = Int32s()
     for start, end, version in zip(starts, starts[1:], pairs[1::2], strict=False):
-        versions.extend([version] * (end - start))
+        versions.extend(Int32s((version,)) * (end - start))
     return versions
 
 
 def _decode(span: Span, values: Mapping[str, Any]) -> Call:
+    for name, value in values.items():
+        if (name in _TEXTS and not isinstance(value, str)) or (name in _BOOLS and not isinstance(value, bool)):
+            raise TypeError(f"{name} is of type {type(value).__name__}")
     completion = unpack_int32s(values[at.COMPLETION])
     return Call(
         id=span.span_id.hex(),
@@ -153,9 +179,9 @@ def _decode(span: Span, values: Mapping[str, Any]) -> Call:
         logprobs=unpack_float32s(values[at.LOGPROBS]) if at.LOGPROBS in values else Float32s(),
         weight_versions=expand(unpack_int32s(values[at.WEIGHT_VERSIONS]), len(completion)),
         temperature=float(values[at.REQUEST_TEMPERATURE]),
-        finish_reason=values[at.FINISH_REASONS][0],
-        sampling=msgspec.json.decode(values.get(at.SAMPLING, "{}"), type=dict[str, Any]),
-        template=msgspec.json.decode(values.get(at.TEMPLATE, "{}"), type=dict[str, Any]),
+        finish_reason=str(values[at.FINISH_REASONS][0]),
+        sampling=_dict.decode(values.get(at.SAMPLING, "{}")),
+        template=_dict.decode(values.get(at.TEMPLATE, "{}")),
         instructed=bool(values.get(at.INSTRUCTED)),
         exact=values[at.EXACT],
         drift=values.get(at.DRIFT),
@@ -163,9 +189,9 @@ def _decode(span: Span, values: Mapping[str, Any]) -> Call:
         model=values[at.REQUEST_MODEL],
         dialect=values[at.DIALECT],
         response=values[at.RESPONSE_ID],
-        messages=msgspec.json.decode(values[at.INPUT_MESSAGES], type=list[dict[str, Any]]),
-        tools=msgspec.json.decode(values[at.TOOL_DEFINITIONS]) if at.TOOL_DEFINITIONS in values else None,
-        reply=msgspec.json.decode(values[at.OUTPUT_MESSAGES], type=list[dict[str, Any]])[0],
+        messages=_dicts.decode(values[at.INPUT_MESSAGES]),
+        tools=_dicts.decode(values[at.TOOL_DEFINITIONS]) if at.TOOL_DEFINITIONS in values else None,
+        reply=_dicts.decode(values[at.OUTPUT_MESSAGES])[0],
         malformed_tool_call=values[at.MALFORMED_TOOL_CALL],
         started_ns=span.start_time_unix_nano,
         ended_ns=span.end_time_unix_nano,

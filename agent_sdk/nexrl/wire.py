@@ -26,9 +26,9 @@ def span(
     name: str,
     start_ns: int,
     end_ns: int,
-    attributes: Mapping[str, Any],
+    attributes: bytes,
 ) -> bytes:
-    """Return a `Span` of kind client; raises PayloadError for an attribute of a type that OTLP has no place for."""
+    """Return a `Span` of kind client; `attributes` are what `span_attributes` returned, one behind the other."""
     parts = [
         field(1, trace_id),
         field(2, span_id),
@@ -37,11 +37,15 @@ def span(
         _KIND,
         _START + _fixed64(start_ns),
         _END + _fixed64(end_ns),
+        attributes,
     ]
-    for key, value in attributes.items():
-        pair = key_value(key, value)
-        parts.append(b"\x4a%b%b" % (_varint(len(pair)), pair))
     return b"".join(parts)
+
+
+def span_attributes(values: Mapping[str, Any]) -> bytes:
+    """Return attributes as a `Span` holds them; raises PayloadError for one of a type that OTLP has no place for."""
+    pairs = [key_value(key, value) for key, value in values.items()]
+    return b"".join([b"\x4a%b%b" % (_varint(len(pair)), pair) for pair in pairs])
 
 
 def request(spans: Iterable[bytes], *, service: str, scope: str) -> bytes:
