@@ -24,7 +24,7 @@ MOST_BYTES = 2**30
 """For all sessions; the sessions nobody used for longest are forgotten first."""
 MOST_RESPONSES = 1024
 """Per session: replies that a request may go on from by their id."""
-MOST_BODIES = 64
+MOST_BODIES = 16
 """Per session: requests whose messages are recognised by their bytes."""
 BYTES_PER_CALL = 1200
 """What a call keeps besides its token ids, about."""
@@ -44,19 +44,6 @@ class Held(Struct, frozen=True, kw_only=True, eq=False):
     """Of its reply, as they were returned."""
     ended: bool
     """The model ended the turn itself, so its end-of-turn token is the completion's last."""
-
-    def ids(self) -> Int32s:
-        """Return prompt and completion: the first tokens of every continuation."""
-        chain: list[Held] = []
-        call: Held | None = self
-        while call is not None:
-            chain.append(call)
-            call = call.parent
-        ids = Int32s()
-        for link in reversed(chain):
-            ids.extend(link.prompt_delta)
-            ids.extend(link.completion)
-        return ids
 
     @property
     def size(self) -> int:
@@ -113,9 +100,31 @@ class Session:
         """What was asked, without the reply."""
         self.replies: OrderedDict[bytes, None] = OrderedDict()
         """What was replied, wherever."""
+        self._last: tuple[Held | None, Int32s] = None, Int32s()
+        """The call whose ids were asked for last, and these."""
         self.size = 0
         self.whole = False
         """What ingest has of it was looked for; there may be more until then."""
+
+    def ids(self, call: Held) -> Int32s:
+        """Return prompt and completion of a held call: the first tokens of every continuation.
+
+        Put together from the parents, up to the call that was asked for last: turns go on from each other.
+        """
+        last, known = self._last
+        chain: list[Held] = []
+        link: Held | None = call
+        while link is not None and link is not last:
+            chain.append(link)
+            link = link.parent
+        ids = Int32s()
+        if link is not None:
+            ids.extend(known)
+        for one in reversed(chain):
+            ids.extend(one.prompt_delta)
+            ids.extend(one.completion)
+        self._last = call, ids
+        return Int32s(ids)
 
     def adopt(self, later: "Session") -> None:
         """Take over what another one holds, as said after everything here."""
@@ -161,7 +170,7 @@ class Session:
         """Let later raw prompts continue `call`; `text` is its prompt with its completion, where that came as text."""
         if text is not None:
             self.raw.remember(TEXT, text.encode(errors="surrogatepass"), call)
-        self.raw.remember(IDS, pack(call.ids()), call)
+        self.raw.remember(IDS, pack(self.ids(call)), call)
         self.size += call.size
 
 

@@ -69,7 +69,7 @@ def prompt_of(
     if found is None:
         return Prompt(ids=ids, delta=ids, drift=session.drifted(history))
     edited = edited_by(history.messages[found.covered :])
-    before = found.call.ids()
+    before = session.ids(found.call)
     if policy == "template" and ids[: len(before)] == before:
         delta = Int32s(ids[len(before) :])
         return Prompt(ids=ids, delta=delta, parent=found.call, covered=found.covered, drift=edited)
@@ -96,7 +96,7 @@ def continued(
     delta = continuation(renderer, found.call, new, tools=tools, kwargs=kwargs, setting=history.setting)
     if delta is None:
         return None
-    ids = found.call.ids()
+    ids = session.ids(found.call)
     ids.extend(delta)
     return Prompt(ids=ids, delta=delta, parent=found.call, covered=found.covered, drift=edited_by(new))
 
@@ -114,7 +114,7 @@ def raw_prompt(prompt: str | Int32s, session: Session, renderer: Renderer) -> Pr
         closing = renderer.literal(held.completion[-1]) if held.ended else ""
         if rest.startswith(closing):
             delta = renderer.encode_raw(rest[len(closing) :], behind=True)
-            ids = held.ids()
+            ids = session.ids(held)
             ids.extend(delta)
             return Prompt(ids=ids, delta=delta, parent=held, covered=len(prompt) - len(rest))
     ids = renderer.encode_raw(prompt)
