@@ -7,7 +7,7 @@ READY := .venv/.ready
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-agents check format bench clean
+.PHONY: help quickstart test test-soak test-agents check format bench clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ quickstart: $(READY)  ## train an agent on this machine in minutes, without a GP
 test: $(READY)  ## all tests: fast ones first, then those that start whole systems
 	$(BIN)/pytest -m "not slow" -n 2
 	$(BIN)/pytest -m slow -n 2 --dist loadgroup
+
+test-soak: $(READY)  ## kill -9 and database crashes, again and again (ten minutes)
+	$(BIN)/pytest tests/soak --timeout 1800
 
 test-agents: $(READY)  ## real agent frameworks, each in an environment of its own (installed on first use: minutes)
 	$(BIN)/pytest tests/agents --timeout 1800

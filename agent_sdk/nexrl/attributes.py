@@ -27,6 +27,8 @@ AGENT_NAME = "gen_ai.agent.name"
 
 SESSION = "nexrl.session"
 """The attempt id. Also given as `gen_ai.conversation.id`; this one is what ingest reads."""
+GROUP = "nexrl.group"
+"""The key by which sessions that nobody planned are compared with each other; on any span of a session."""
 PARENT = "nexrl.call.parent"
 DIALECT = "nexrl.call.dialect"
 DRIFT = "nexrl.call.drift"

@@ -9,18 +9,36 @@ from typing import Annotated
 
 import typer
 
-from nexrl.errors import NexrlError
-from nexrl.keys import admin_key, attempt_key
+from nexrl.errors import ConfigError, NexrlError
+from nexrl.keys import admin_key, attempt_key, read_key, reward_grant, trainer_key
 
 GROUP = "nexrl.commands"
 
 
-def key(attempt: Annotated[str, typer.Argument(help="Attempt id, as it will stand in sessions.")]) -> None:
-    """Print the key with which an agent calls the model as ATTEMPT. Needs NEXRL_ADMIN_KEY.
+def key(
+    attempt: Annotated[str | None, typer.Argument(help="Attempt id, as it will stand in sessions.")] = None,
+    *,
+    reward: Annotated[str | None, typer.Option(help="A grant to give rewards to this one session.")] = None,
+    trainer: Annotated[bool, typer.Option("--trainer", help="A key that plans, leases, judges and reads.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="A key that reads everything.")] = False,
+) -> None:
+    """Print a key derived from the admin key in NEXRL_ADMIN_KEY: an agent's for ATTEMPT, or another kind.
 
-    Example: OPENAI_API_KEY=$(nexrl key my-attempt) python my_agent.py
+    Examples:
+    OPENAI_API_KEY=$(nexrl key my-attempt) python my_agent.py
+    curl -H "Authorization: Bearer $(nexrl key --reward my-attempt)" -d '{"name": "thumb", "value": 1}'
+    http://127.0.0.1:4318/api/sessions/my-attempt/rewards
     """
-    typer.echo(attempt_key(attempt, admin_key(None)))
+    if sum(map(bool, (attempt, reward, trainer, read_only))) != 1:
+        raise ConfigError("nexrl key: give one of ATTEMPT, --reward SESSION, --trainer and --read-only")
+    admin = admin_key(None)
+    if attempt:
+        made = attempt_key(attempt, admin)
+    elif reward:
+        made = reward_grant(reward, admin)
+    else:
+        made = trainer_key(admin) if trainer else read_key(admin)
+    typer.echo(made)
 
 
 def build(arguments: list[str]) -> typer.Typer:

@@ -1,8 +1,10 @@
-"""Keys: one admin key per deployment, and one key per attempt derived from it.
+"""Keys: one admin key per deployment, and keys that reach less far, derived from it.
 
 An attempt key `nxr-<attempt>.<signature>` is what an agent holds: it can make model calls and report for its own
-attempt, nothing else. The signature is HMAC-SHA256 under the admin key, so services that share the admin key agree
-on attempt keys without talking to each other.
+attempt, nothing else. Beside it there are `nxk-trainer.<signature>` (plan, lease, judge, read), `nxk-read.<signature>`
+(read everything, change nothing) and `nxk-reward:<session>.<signature>` (a grant: reward this one session, next week
+perhaps). The signature is HMAC-SHA256 under the admin key, so services that share the admin key agree on all of them
+without talking to each other; a new admin key ends them all.
 """
 
 import base64
@@ -12,16 +14,28 @@ import os
 import re
 import secrets
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from nexrl.errors import AccessError, ConfigError
 from nexrl.records import Mode
 
 PREFIX = "nxr-"
+DERIVED_PREFIX = "nxk-"
+TRAINER, READ, REWARD = "trainer", "read", "reward"
+Kind = Literal["admin", "trainer", "read", "attempt", "reward"]
 ADMIN_KEY_VARIABLE = "NEXRL_ADMIN_KEY"
 ADMIN_KEY_FILE = "admin.key"
 SHORTEST_ADMIN_KEY = 16
 EVAL = "@eval"
 _ATTEMPT = re.compile(r"[A-Za-z0-9_\-:@]{1,200}")
+
+
+class Holder(NamedTuple):
+    """Whose key it is, and how far it reaches."""
+
+    kind: Kind
+    session: str | None = None
+    """The one session that an attempt key or a reward grant reaches; None for the other kinds."""
 
 
 def check_attempt_id(attempt: str) -> str:
@@ -48,6 +62,44 @@ def attempt_of(key: str, admin_key: str) -> str | None:
     if not attempt or not hmac.compare_digest(signature.encode(), _sign(attempt, admin_key).encode()):
         raise AccessError("the attempt key's signature is wrong: was it made under another admin key?")
     return attempt
+
+
+def trainer_key(admin_key: str) -> str:
+    """Return the key with which a trainer plans, leases, judges and reads, but reports no model calls."""
+    return _derived(TRAINER, admin_key)
+
+
+def read_key(admin_key: str) -> str:
+    """Return the key that reads everything and changes nothing."""
+    return _derived(READ, admin_key)
+
+
+def reward_grant(session: str, admin_key: str) -> str:
+    """Return the key that gives rewards to one session and does nothing else."""
+    return _derived(f"{REWARD}:{check_attempt_id(session)}", admin_key)
+
+
+def holder_of(key: str, admin_key: str) -> Holder | None:
+    """Return whose key it is, None where it is no key of ours.
+
+    Raises AccessError where it looks like one and its signature is wrong. Compares in constant time.
+    """
+    if is_admin(key, admin_key):
+        return Holder("admin")
+    if attempt := attempt_of(key, admin_key):
+        return Holder("attempt", attempt)
+    if not key.startswith(DERIVED_PREFIX):
+        return None
+    scope = key[len(DERIVED_PREFIX) :].rpartition(".")[0]
+    if not hmac.compare_digest(key.encode(), _derived(scope, admin_key).encode()):
+        raise AccessError("the key's signature is wrong: was it made under another admin key?")
+    match scope.partition(":"):
+        case ("trainer" | "read" as kind, "", ""):
+            return Holder(kind)
+        case ("reward", ":", session):
+            return Holder("reward", session)
+        case _:
+            return None
 
 
 def is_admin(key: str, admin_key: str) -> bool:
@@ -96,6 +148,11 @@ def _kept_key(directory: Path) -> str:
     with os.fdopen(descriptor, "w") as file:
         file.write(key := new_admin_key())
     return key
+
+
+def _derived(scope: str, admin_key: str) -> str:
+    digest = hmac.digest(admin_key.encode(), b"nexrl-key:" + scope.encode(), hashlib.sha256)
+    return f"{DERIVED_PREFIX}{scope}.{base64.urlsafe_b64encode(digest[:18]).decode()}"
 
 
 def _sign(attempt: str, admin_key: str) -> str:

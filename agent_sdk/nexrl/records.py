@@ -82,6 +82,10 @@ class Reward(Struct, frozen=True, kw_only=True):
     """Who gave it: `trainer`, `agent`, or the name of a later judge."""
     at_ns: int = 0
     """Unix time in nanoseconds; ingest fills it in where it is 0."""
+    id: str | None = None
+    """Given by whoever may send it twice: a session keeps one reward under an id."""
+    explanation: str = ""
+    """Why, in words, where the judge said."""
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -129,6 +133,8 @@ class Call(Struct, frozen=True, kw_only=True):
     """Why the prompt opened a new chain although the session held one it could have extended."""
     agent: str | None = None
     """The sub-agent that called, where the caller named it (`x-nexrl-agent`)."""
+    group: str | None = None
+    """The key of the sessions it is to be compared with, where the caller named one (`x-nexrl-group`)."""
     model: str = ""
     """The model name the caller asked for."""
     dialect: str = "chat"

@@ -28,7 +28,9 @@ _CONVENTIONS = {
     at.REQUEST_STOPS: "stop",
 }
 """Sampling parameters the GenAI conventions name, by attribute."""
-_TEXTS = frozenset({at.SESSION, at.PARENT, at.DRIFT, at.AGENT_NAME, at.REQUEST_MODEL, at.DIALECT, at.RESPONSE_ID})
+_TEXTS = frozenset(
+    {at.SESSION, at.PARENT, at.DRIFT, at.AGENT_NAME, at.GROUP, at.REQUEST_MODEL, at.DIALECT, at.RESPONSE_ID}
+)
 _BOOLS = frozenset({at.EXACT, at.MALFORMED_TOOL_CALL, at.INSTRUCTED})
 _dicts = msgspec.json.Decoder(list[dict[str, Any]])
 _dict = msgspec.json.Decoder(dict[str, Any])
@@ -66,6 +68,7 @@ def span_bytes(call: Call, *, prompt_tokens: int, trace_id: bytes | None = None,
         at.PARENT: call.parent,
         at.DRIFT: call.drift,
         at.AGENT_NAME: call.agent,
+        at.GROUP: call.group,
         at.SAMPLING: msgspec.json.encode(call.sampling).decode() if call.sampling else None,
         at.INSTRUCTED: call.instructed or None,
         at.TEMPLATE: msgspec.json.encode(call.template).decode() if call.template else None,
@@ -169,6 +172,9 @@ def _decode(span: Span, values: Mapping[str, Any]) -> Call:
     for name, value in values.items():
         if (name in _TEXTS and not isinstance(value, str)) or (name in _BOOLS and not isinstance(value, bool)):
             raise TypeError(f"{name} is of type {type(value).__name__}")
+    reason = values[at.FINISH_REASONS][0]
+    if not isinstance(reason, str):
+        raise TypeError(f"{at.FINISH_REASONS} holds a {type(reason).__name__}")
     completion = unpack_int32s(values[at.COMPLETION])
     return Call(
         id=span.span_id.hex(),
@@ -179,13 +185,14 @@ def _decode(span: Span, values: Mapping[str, Any]) -> Call:
         logprobs=unpack_float32s(values[at.LOGPROBS]) if at.LOGPROBS in values else Float32s(),
         weight_versions=expand(unpack_int32s(values[at.WEIGHT_VERSIONS]), len(completion)),
         temperature=float(values[at.REQUEST_TEMPERATURE]),
-        finish_reason=str(values[at.FINISH_REASONS][0]),
+        finish_reason=reason,
         sampling=_dict.decode(values.get(at.SAMPLING, "{}")),
         template=_dict.decode(values.get(at.TEMPLATE, "{}")),
         instructed=bool(values.get(at.INSTRUCTED)),
         exact=values[at.EXACT],
         drift=values.get(at.DRIFT),
         agent=values.get(at.AGENT_NAME),
+        group=values.get(at.GROUP),
         model=values[at.REQUEST_MODEL],
         dialect=values[at.DIALECT],
         response=values[at.RESPONSE_ID],

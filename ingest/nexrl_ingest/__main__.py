@@ -1,10 +1,12 @@
-"""`python -m nexrl_ingest ingest|sessions|trajectories`: this room's commands without the others."""
+"""`python -m nexrl_ingest ingest|sessions|trajectories|export|replay`: this room's commands without the others."""
 
 import sys
 
 import typer
 
 from nexrl.errors import NexrlError
+from nexrl_ingest.exporting import export
+from nexrl_ingest.replaying import replay
 from nexrl_ingest.serve import ingest
 from nexrl_ingest.show import sessions, trajectories
 
@@ -12,7 +14,7 @@ from nexrl_ingest.show import sessions, trajectories
 def main() -> None:
     """Run a command; what goes wrong for a reason outside our code is one line on standard error."""
     app = typer.Typer(add_completion=False, no_args_is_help=True)
-    for command in (ingest, sessions, trajectories):
+    for command in (ingest, sessions, trajectories, export, replay):
         app.command(command.__name__)(command)
     try:
         app()

@@ -1,6 +1,7 @@
 """Join calls into chains and chains into sequences.
 
-Pure: no clock, no store, no tokenizer. What a group of trajectories is worth is the trainer's to decide.
+Pure: no clock, no store, no tokenizer. Which call extends which where nobody says so is found in `joining.py`; what a
+group of trajectories is worth is the trainer's to decide.
 
 Every sampled token of every exact call with a temperature above 0 is trained exactly once, and no other token is.
 The order of arrival never matters; the cost is linear in the tokens of the sequences that come out.
@@ -10,7 +11,8 @@ from collections import deque
 from collections.abc import Iterable
 from collections.abc import Sequence as Ordered
 
-from nexrl.records import Call, Drift, Float32s, Int32s, Outcome, Reward, Sequence, Trajectory
+from nexrl.records import Call, Drift, Float32s, Int32s, Outcome, Reward, Sequence, Trajectory, encode
+from nexrl_ingest.joining import joined
 
 INEXACT = "inexact"
 MISSING_PARENT = "missing-parent"
@@ -30,7 +32,7 @@ def chains(calls: Iterable[Call]) -> list[list[Call]]:
           \ c
         => [a, b, d] and [c]
     """
-    children = _children(calls)
+    children = _joined(_children(calls))
     leading = _leading_to_tokens(children)
     kept = {parent: [call for call in found if call.id in leading] for parent, found in children.items()}
     laid: list[list[Call]] = []
@@ -109,9 +111,28 @@ def prompt_lengths(calls: Iterable[Call]) -> dict[str, int]:
     return lengths
 
 
+def extended(calls: Iterable[Call]) -> dict[str, str]:
+    """Return which call each call extends, named or found by its tokens; without those that head a chain."""
+    laid = _joined(_children(calls))
+    return {call.id: call.parent for found in laid.values() for call in found if call.parent}
+
+
 def parents_first(calls: Iterable[Call]) -> list[Call]:
     """Return the exact calls whose ancestors are all here, each after its parent."""
     return [call for found in _children(calls).values() for call in found]
+
+
+def once(calls: Iterable[Call]) -> list[Call]:
+    """Return every call once, in order of start."""
+    return _ordered(calls)
+
+
+def _joined(children: Children) -> Children:
+    """Let calls without a named parent extend the call whose tokens their prompt begins with."""
+    found = joined(children.get(None, []), children)
+    if not found:
+        return children
+    return _reached(found.get(call.id, call) for calls in children.values() for call in calls)
 
 
 def _order(call: Call) -> tuple[int, str]:
@@ -119,11 +140,13 @@ def _order(call: Call) -> tuple[int, str]:
 
 
 def _ordered(calls: Iterable[Call]) -> list[Call]:
-    """Order calls by start, each id once."""
+    """Order calls by start, each id once; of two contents under one id the same one wins however they arrived."""
     first: dict[str, Call] = {}
-    for call in sorted(calls, key=_order):
-        first.setdefault(call.id, call)
-    return list(first.values())
+    for call in calls:
+        known = first.get(call.id)
+        if known is None or (known != call and encode(call) < encode(known)):
+            first[call.id] = call
+    return sorted(first.values(), key=_order)
 
 
 def _children(calls: Iterable[Call]) -> Children:
@@ -131,10 +154,13 @@ def _children(calls: Iterable[Call]) -> Children:
 
     A call that is its own ancestor is reached from no start, so a cycle is left out like a lost parent.
     """
+    return _reached(call for call in _ordered(calls) if call.exact)
+
+
+def _reached(calls: Iterable[Call]) -> Children:
     by_parent: Children = {}
-    for call in _ordered(calls):
-        if call.exact:
-            by_parent.setdefault(call.parent, []).append(call)
+    for call in sorted(calls, key=_order):
+        by_parent.setdefault(call.parent, []).append(call)
     reached: Children = {}
     parents: deque[str | None] = deque([None])
     while parents:

@@ -1,47 +1,53 @@
-"""The trainer's side of ingest's HTTP door.
+"""The trainer's side of ingest's HTTP door: one method per route, pages put together.
 
-Every call may be repeated: what was already done is done once. A service that is away or failing is tried again for
-a bounded time; what it refuses is an error at once.
+Every call may be repeated: what was already done is done once. How often a request is tried is `transport.py`'s part.
 """
 
 import asyncio
+import secrets
 import time
-from http import HTTPStatus
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Any, Self, TypeVar
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import msgspec
 import zstandard
 
-from nexrl.errors import AccessError, ServiceError
-from nexrl.records import Attempt, Group, Outcome, decode, encode
-from nexrl_ingest.wire import GroupState, Leased, LeaseIds, LeaseRequest, RolloutState
+from nexrl import wire
+from nexrl.records import Attempt, Call, Group, Outcome, Reward, decode, encode
+from nexrl.spans import span_bytes
+from nexrl_ingest.rules import Rule
+from nexrl_ingest.transport import FIRST_PAUSE_S, LONGEST_PAUSE_S, CallsMissingError, Transport
+from nexrl_ingest.wire import (
+    External,
+    GroupPage,
+    GroupRecord,
+    GroupState,
+    Leased,
+    LeaseIds,
+    LeaseReply,
+    LeaseRequest,
+    RewardRequest,
+    RolloutState,
+    RunState,
+    SessionPage,
+    SessionSummary,
+)
 
-__all__ = ["GroupState", "IngestClient", "Leased", "RolloutState"]
+__all__ = ["External", "GroupState", "IngestClient", "Leased", "RolloutState", "Rule"]
 
+T = TypeVar("T")
 GIVE_UP_S = 30.0
 """How long a service that is away is tried again."""
 CALLS_DEADLINE_S = 60.0
 """How long an outcome waits for its calls to arrive."""
-REPLY_TIMEOUT_S = 60.0
-"""On top of the time a request asks ingest to wait."""
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
-_CALLS_MISSING = "calls_missing"
-
-
-class _Refused(msgspec.Struct, frozen=True):
-    message: str = ""
-    type: str = ""
-
-
-class _ErrorBody(msgspec.Struct, frozen=True):
-    error: _Refused = _Refused()
-
-
-class _CallsMissingError(ServiceError):
-    """The outcome's calls have not all arrived."""
+PAGE = 200
+SPANS_AT_ONCE = 64
+IDS_AT_ONCE = 40
+"""In one query: a line of a request must stay below 8 KiB."""
+_Pairs = list[tuple[str, str | int]]
 
 
 class IngestClient:
@@ -51,10 +57,8 @@ class IngestClient:
         self, url: str, admin_key: str, http: aiohttp.ClientSession | None = None, *, give_up_s: float = GIVE_UP_S
     ) -> None:
         self.url = url.rstrip("/")
-        self._key = admin_key
-        self._http = http
-        self._owns_http = http is None
-        self._give_up_s = give_up_s
+        self._transport = Transport(self.url, admin_key, http, give_up_s)
+        self._request = self._transport.request
 
     async def __aenter__(self) -> Self:
         return self
@@ -65,8 +69,7 @@ class IngestClient:
         await self.close()
 
     async def close(self) -> None:
-        if self._owns_http and self._http:
-            await self._http.close()
+        await self._transport.close()
 
     async def put_group(self, group: Group) -> None:
         """Create a group; raises ServiceError where its id is taken by another."""
@@ -78,15 +81,15 @@ class IngestClient:
 
     async def put_outcome(self, attempt: str, outcome: Outcome, *, deadline_s: float = CALLS_DEADLINE_S) -> None:
         """Finish an attempt, waiting up to `deadline_s` for its calls; raises ServiceError where they do not come."""
-        deadline, pause_s = time.monotonic() + deadline_s, _FIRST_PAUSE_S
+        deadline, pause_s = time.monotonic() + deadline_s, FIRST_PAUSE_S
         while True:
             try:
                 await self._request("PUT", f"/api/attempts/{_segment(attempt)}/outcome", encode(outcome))
-            except _CallsMissingError:
+            except CallsMissingError:
                 if time.monotonic() + pause_s > deadline:
                     raise
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
                 return
 
@@ -96,19 +99,94 @@ class IngestClient:
             await self._request("GET", f"/api/sessions/{_segment(session)}"), type=dict[str, Any]
         )
 
-    async def groups(self, run: str) -> list[GroupState]:
-        """Return every group of a run, in order of creation."""
-        return msgspec.json.decode(
-            await self._request("GET", f"/api/runs/{_segment(run)}/groups"), type=list[GroupState]
-        )
+    async def calls(self, session: str) -> list[Call]:
+        """Return every call of a session, inexact ones and those without their parent too."""
+        reply = await self._request("GET", f"/api/sessions/{_segment(session)}/calls?all=true")
+        return decode(zstandard.ZstdDecompressor().decompress(reply), list[Call])
+
+    async def sessions(
+        self, *, run: str | None = None, session: str | None = None, limit: int | None = None
+    ) -> list[SessionSummary]:
+        """Return captured sessions, the latest first: up to `limit`, or all."""
+        asked: _Pairs = [(name, value) for name, value in (("run", run), ("session", session)) if value is not None]
+        found: list[SessionSummary] = []
+        before: int | None = None
+        while True:
+            page_size = min(PAGE, limit - len(found)) if limit else PAGE
+            cursor: _Pairs = [("before", before)] if before else []
+            page = await self._page("/api/sessions", [*asked, *cursor, ("limit", page_size)], SessionPage)
+            found += page.sessions
+            before = page.next
+            if before is None or (limit and len(found) >= limit):
+                return found
+
+    async def rewards(self, session: str) -> list[Reward]:
+        """Return every reward of a session, in order of arrival."""
+        return await self._page(f"/api/sessions/{_segment(session)}/rewards", [], list[Reward])
+
+    async def put_calls(self, calls: Iterable[Call], prompt_tokens: Mapping[str, int]) -> None:
+        """Store model calls, as the proxy does; `prompt_tokens` are the lengths of whole prompts, where known."""
+        spans = [span_bytes(call, prompt_tokens=prompt_tokens.get(call.id, 0)) for call in calls]
+        for start in range(0, len(spans), SPANS_AT_ONCE):
+            body = wire.request(spans[start : start + SPANS_AT_ONCE], service="nexrl-replay", scope="nexrl")
+            await self._request("POST", "/v1/traces", body, content_type="application/x-protobuf")
+
+    async def run(self, run: str) -> RunState:
+        """Return a run's totals; raises ServiceError for one without groups."""
+        return await self._page(f"/api/runs/{_segment(run)}", [], RunState)
+
+    async def group(self, group: str) -> GroupRecord:
+        """Return a group as it was planned, with all its attempts."""
+        return await self._page(f"/api/groups/{_segment(group)}", [], GroupRecord)
+
+    async def groups(self, run: str, ids: Iterable[str] | None = None) -> list[GroupState]:
+        """Return the groups of a run with these ids, or all of them, in order of creation."""
+        if ids is None:
+            return await self._groups(run, [])
+        wanted = list(dict.fromkeys(ids))
+        parts = [wanted[start : start + IDS_AT_ONCE] for start in range(0, len(wanted), IDS_AT_ONCE)]
+        return [state for part in parts for state in await self._groups(run, [("id", id_) for id_ in part])]
+
+    async def put_rule(self, run: str, rule: Rule) -> None:
+        """Say when a run's groups are ready and which are dropped."""
+        await self._request("PUT", f"/api/runs/{_segment(run)}/rule", msgspec.json.encode(rule))
 
     async def lease(
-        self, run: str, *, limit: int = 1, wait_s: float = 0.0, lease_s: float = 600.0, steal: bool = False
+        self,
+        run: str,
+        *,
+        limit: int = 1,
+        wait_s: float = 0.0,
+        lease_s: float = 600.0,
+        steal: bool = False,
+        rule: Rule | None = None,
+        weight_version: int | None = None,
+        external: External | None = None,
+        max_mib: float = 64.0,
     ) -> list[Leased]:
-        """Lease up to `limit` ready groups, waiting up to `wait_s` for the first."""
-        request = LeaseRequest(run=run, limit=limit, wait_s=wait_s, lease_s=lease_s, steal=steal)
+        """Lease up to `limit` ready groups, waiting up to `wait_s` for the first; fewer where they would not fit.
+
+        A reply that is lost on the way is asked for again by the same name, so that no grant waits for its expiry.
+        """
+        request = LeaseRequest(
+            run=run,
+            limit=limit,
+            wait_s=wait_s,
+            lease_s=lease_s,
+            steal=steal,
+            request=secrets.token_hex(16),
+            max_mib=max_mib,
+            rule=rule,
+            weight_version=weight_version,
+            external=external,
+        )
         body = await self._request("POST", "/api/groups/lease", msgspec.json.encode(request), wait_s=wait_s)
-        return decode(zstandard.ZstdDecompressor().decompress(body), list[Leased])
+        return decode(zstandard.ZstdDecompressor().decompress(body), LeaseReply).leased
+
+    async def reward(self, session: str, reward: RewardRequest) -> Reward:
+        """Give a session a reward; with an id it is kept once, however often it is sent."""
+        body = await self._request("POST", f"/api/sessions/{_segment(session)}/rewards", msgspec.json.encode(reward))
+        return msgspec.json.decode(body, type=Reward)
 
     async def ack(self, leases: list[str]) -> None:
         """Take leased groups out of the pool for good; raises ServiceError where a lease ran out."""
@@ -118,56 +196,20 @@ class IngestClient:
         """Give leased groups back at once."""
         await self._request("POST", "/api/leases/nack", msgspec.json.encode(LeaseIds(leases=leases)))
 
-    async def _request(self, method: str, path: str, body: bytes | None = None, *, wait_s: float = 0.0) -> bytes:
-        """Return the reply's body, trying again for as long as the service is away or failing."""
-        deadline, pause_s = time.monotonic() + self._give_up_s + wait_s, _FIRST_PAUSE_S
-        while True:
-            try:
-                status, reply = await self._send(method, path, body, wait_s)
-                failure = _message(reply) or f"status {status}"
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                status, reply, failure = None, b"", f"{type(error).__name__}: {error}"
-            if status and status < HTTPStatus.INTERNAL_SERVER_ERROR:
-                return self._accepted(method, path, status, reply)
-            if time.monotonic() + pause_s > deadline:
-                remedy = f"is `nexrl ingest` running there? (tried for {self._give_up_s:g} s)"
-                raise ServiceError(f"ingest {self.url}: {method} {path} failed: {failure}; {remedy}")
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    async def _groups(self, run: str, asked: _Pairs) -> list[GroupState]:
+        found: list[GroupState] = []
+        after: int | None = 0
+        while after is not None:
+            query: _Pairs = [*asked, ("after", after), ("limit", PAGE)]
+            page = await self._page(f"/api/runs/{_segment(run)}/groups", query, GroupPage)
+            found += page.groups
+            after = page.next
+        return found
 
-    async def _send(self, method: str, path: str, body: bytes | None, wait_s: float) -> tuple[int, bytes]:
-        self._http = self._http or aiohttp.ClientSession()
-        async with self._http.request(
-            method,
-            self.url + path,
-            data=body,
-            headers={"Authorization": f"Bearer {self._key}"},
-            timeout=aiohttp.ClientTimeout(total=wait_s + REPLY_TIMEOUT_S),
-            # aiohttp would need another library for zstd.
-            auto_decompress=False,
-        ) as response:
-            return response.status, await response.read()
-
-    def _accepted(self, method: str, path: str, status: int, reply: bytes) -> bytes:
-        if status == HTTPStatus.OK:
-            return reply
-        refused = _error(reply)
-        message = f"ingest {self.url}: {method} {path}: {refused.message or f'status {status}'}"
-        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            raise AccessError(f"{message}; is NEXRL_ADMIN_KEY the one ingest was started with?")
-        raise (_CallsMissingError if refused.type == _CALLS_MISSING else ServiceError)(message)
+    async def _page(self, path: str, query: _Pairs, kind: type[T]) -> T:
+        asked = f"{path}?{urlencode(query)}" if query else path
+        return msgspec.json.decode(await self._request("GET", asked), type=kind)
 
 
 def _segment(value: str) -> str:
     return quote(value, safe="")
-
-
-def _message(reply: bytes) -> str:
-    return _error(reply).message
-
-
-def _error(reply: bytes) -> _Refused:
-    try:
-        return msgspec.json.decode(reply, type=_ErrorBody).error
-    except msgspec.DecodeError:
-        return _Refused()

@@ -16,7 +16,11 @@ from nexrl.errors import ConfigError
 from nexrl.keys import admin_key
 from nexrl.service import serve_until_stopped
 from nexrl_ingest.app import make_app
-from nexrl_ingest.store import Store
+from nexrl_ingest.forwarding import forwarder as forwarding
+from nexrl_ingest.forwarding.forwarder import Forwarder
+from nexrl_ingest.forwarding.target import Target, target_of
+from nexrl_ingest.retention import Limits, background, limits_of
+from nexrl_ingest.store.choice import open_store
 
 LOCK_FILE = "ingest.lock"
 LOCK_PATIENCE_S = 10.0
@@ -26,22 +30,63 @@ SHUTDOWN_S = 5.0
 
 def ingest(
     *,
-    data: Annotated[Path, typer.Option(help="Directory of the store; made where it is missing.")],
+    data: Annotated[Path, typer.Option(help="Directory of the store, or of this replica; made where it is missing.")],
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="postgresql://USER:PASSWORD@HOST:PORT/NAME: keep everything there, shared with other replicas, "
+            "instead of in the directory. Give all of them the same NEXRL_ADMIN_KEY.",
+            envvar="NEXRL_DATABASE",
+            show_envvar=True,
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 4318,
+    keep_days: Annotated[
+        float | None, typer.Option(help="Forget sessions this many days after their last span; kept by default.")
+    ] = None,
+    keep_gb: Annotated[
+        float | None, typer.Option(help="Forget the oldest sessions once the store is larger; unlimited by default.")
+    ] = None,
+    forward: Annotated[
+        str | None,
+        typer.Option(
+            help="Send everything on to this OTLP endpoint too, without token ids: Phoenix, Langfuse, Jaeger, a "
+            "Collector. Of several replicas, tell one."
+        ),
+    ] = None,
+    forward_header: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE to send along, such as 'Authorization=Bearer KEY'; repeatable.")
+    ] = None,
     exit_with_parent: Annotated[bool, typer.Option(help="Stop when standard input closes.")] = False,
 ) -> None:
     """Receive OpenTelemetry spans, keep them durably, and serve trajectories."""
-    asyncio.run(_serve(data, host, port, exit_with_parent=exit_with_parent))
+    target = target_of(forward, forward_header or ())
+    limits = limits_of(keep_days, keep_gb)
+    asyncio.run(_serve(data, database, host, port, limits, target, exit_with_parent=exit_with_parent))
 
 
-async def _serve(data: Path, host: str, port: int, *, exit_with_parent: bool) -> None:
+async def _serve(
+    data: Path,
+    database: str | None,
+    host: str,
+    port: int,
+    limits: Limits,
+    target: Target | None,
+    *,
+    exit_with_parent: bool,
+) -> None:
     with contextlib.ExitStack() as stack:
         key = _prepare(data)
         stack.enter_context(_sole_owner(data))
-        store = Store(data)
+        store = open_store(data, database)
         stack.callback(store.close)
-        runner = web.AppRunner(make_app(store=store, admin_key=key), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        app = make_app(store=store, admin_key=key)
+        app.cleanup_ctx.append(background(store, limits))
+        if target:
+            settled_s = forwarding.SHARED_SETTLED_S if database else 0.0
+            app.cleanup_ctx.append(forwarding.background(Forwarder(store, target, settled_s=settled_s)))
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         try:
             bound = await _listen(runner, host, port)

@@ -1,92 +1,94 @@
 """`nexrl sessions` and `nexrl trajectories`: what was captured, as pictures in the terminal.
 
-Read-only, straight from the file, so that it works beside a running ingest and after it.
+Read-only: from the file, beside a running ingest and after it, or over HTTP.
 """
 
-import contextlib
-import sqlite3
-from collections.abc import Callable, Generator
+import asyncio
+from collections import deque
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from nexrl.errors import ConfigError
 from nexrl.records import Sequence, Trajectory
-from nexrl_ingest import ledger
-from nexrl_ingest.schema import open_read_only
-from nexrl_ingest.span_log import count_calls
-from nexrl_ingest.store import FILE
+from nexrl_ingest import assembly, ledger
+from nexrl_ingest.measuring import counts, measures
+from nexrl_ingest.sources import Recorded, opened, recorded
 
 STATUS_STYLES = {"completed": "green", "failed": "red", "open": "yellow"}
 TRAINED, CONTEXT = "bold green", "dim"
+_SHOWN_ID = 8
 Decoder = Callable[[list[int]], str]
-Directory = Annotated[Path, typer.Argument(help="Data directory of ingest, or a run directory.")]
+Where = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Data directory of ingest, a run directory, or the URL of a running ingest (key in NEXRL_ADMIN_KEY).",
+    ),
+]
 
 
 def sessions(
-    directory: Directory,
+    source: Where,
     limit: Annotated[int, typer.Option(help="Show this many, the latest last.", min=1)] = 50,
 ) -> None:
-    """List captured sessions with their status, rewards, calls, tokens and drift."""
-    with _database(directory) as connection:
-        ids = _latest_sessions(connection, limit)
-        rows = [(count_calls(connection, id_), ledger.trajectory_of(connection, id_)) for id_ in ids]
-    Console().print(_table(directory, rows))
+    """List captured sessions: status, rewards, calls, how well they merged, what is trained, and drift.
+
+    merge: calls per sequence, 1 where no call extends another. drift: calls that should have extended one and did not.
+
+    Example: nexrl sessions runs/short --limit 10
+    """
+    Console().print(_table(source, asyncio.run(_captured(source, None, limit))))
 
 
 def trajectories(
-    directory: Directory,
+    source: Where,
     session: Annotated[str | None, typer.Argument(help="Session to show; the latest ones where none is given.")] = None,
     limit: Annotated[int, typer.Option(help="Without a session, show this many.", min=1)] = 3,
     model: Annotated[
         Path | None, typer.Option(help="Directory with the tokenizer; a run's own by default, ids are shown without.")
     ] = None,
 ) -> None:
-    """Show sequences as text, the trained tokens in colour."""
-    decode = _decoder(model or _newest_checkpoint(directory))
-    with _database(directory) as connection:
-        ids = [session] if session else _latest_sessions(connection, limit)
-        found = [ledger.trajectory_of(connection, id_) for id_ in ids]
-    for trajectory in found:
-        Console().print(_panel(trajectory, decode))
+    """Show sessions as trees of chains and as text, the trained tokens in colour.
+
+    Example: nexrl trajectories http://127.0.0.1:4318 my-attempt --model models/qwen3
+    """
+    decode = _decoder(model or _newest_checkpoint(Path(source)))
+    for found in asyncio.run(_captured(source, session, limit)):
+        Console().print(_panel(found, decode))
 
 
-@contextlib.contextmanager
-def _database(directory: Path) -> Generator[sqlite3.Connection]:
-    candidates = [directory / FILE, directory / "ingest" / FILE]
-    path = next((path for path in candidates if path.is_file()), candidates[0])
-    with contextlib.closing(open_read_only(path)) as connection:
-        connection.execute("BEGIN")
-        yield connection
+async def _captured(source: str, session: str | None, limit: int) -> list[Recorded]:
+    """Read one session, or the latest ones with model calls, the latest last."""
+    async with opened(source) as where:
+        chosen = await where.sessions(session=session, limit=limit)
+        if session and not chosen:
+            raise ConfigError(f"session {session!r} is not in {source}; `nexrl sessions {source}` lists what is")
+        return [await recorded(where, one.session, one.group) for one in reversed(chosen)]
 
 
-def _latest_sessions(connection: sqlite3.Connection, limit: int) -> list[str]:
-    query = (
-        "SELECT session FROM (SELECT session, max(seq) AS latest FROM spans WHERE session IS NOT NULL AND is_call = 1 "
-        "GROUP BY session ORDER BY latest DESC LIMIT ?) ORDER BY latest"
-    )
-    return [session for [session] in connection.execute(query, (limit,))]
-
-
-def _table(directory: Path, rows: list[tuple[int, Trajectory]]) -> Table:
-    table = Table(title=f"sessions in {directory}", title_justify="left")
+def _table(source: str, found: list[Recorded]) -> Table:
+    table = Table(title=f"sessions in {source}", title_justify="left")
     for name, justify in _COLUMNS:
         table.add_column(name, justify=justify, overflow="fold")
-    for calls, trajectory in rows:
-        trained, total = _tokens(trajectory)
+    for one in found:
+        trajectory, measured = one.trajectory, measures([counts(one.calls, one.trajectory)])
         table.add_row(
             Text(trajectory.session),
             _status(trajectory),
             Text(_rewards(trajectory)),
-            str(calls),
-            str(len(trajectory.sequences)),
-            f"{trained}/{total}",
+            str(measured.calls),
+            str(measured.sequences),
+            "-" if measured.merge_ratio is None else f"{measured.merge_ratio:.1f}",
+            f"{measured.trained}/{measured.tokens}",
             Text(", ".join(sorted({item.reason for item in trajectory.drift})) or "-"),
         )
     return table
@@ -98,24 +100,45 @@ _COLUMNS: list[tuple[str, Any]] = [
     ("reward", "left"),
     ("calls", "right"),
     ("sequences", "right"),
+    ("merge", "right"),
     ("trained/tokens", "right"),
     ("drift", "left"),
 ]
 
 
-def _panel(trajectory: Trajectory, decode: Decoder) -> Panel:
-    body = Text()
+def _panel(found: Recorded, decode: Decoder) -> Panel:
+    trajectory = found.trajectory
+    parts: list[RenderableType] = [chain_tree(found)]
     for number, sequence in enumerate(trajectory.sequences):
         agent = f", agent {sequence.agent}" if sequence.agent else ""
-        heading = f"sequence {number}: {len(sequence.ids)} tokens, {sum(sequence.loss_mask)} trained{agent}\n"
-        body.append(heading, style="bold")
-        body.append_text(coloured(sequence, decode)).append("\n")
+        heading = f"sequence {number}: {len(sequence.ids)} tokens, {sum(sequence.loss_mask)} trained{agent}"
+        parts += [Text(heading, style="bold"), coloured(sequence, decode)]
     if not trajectory.sequences:
-        body.append("no sequence can be laid out\n", style="yellow")
-    for item in trajectory.drift:
-        body.append(f"drift: call {item.call}: {item.reason}\n", style="yellow")
+        parts.append(Text("no sequence can be laid out", style="yellow"))
+    parts += [Text(f"drift: call {item.call}: {item.reason}", style="yellow") for item in trajectory.drift]
     title = Text.assemble(trajectory.session, " ", _status(trajectory), " ", _rewards(trajectory))
-    return Panel(body, title=title, title_align="left")
+    return Panel(Group(*parts), title=title, title_align="left")
+
+
+def chain_tree(found: Recorded) -> Tree:
+    """Return the session's chains, each under the call it leaves.
+
+    Example: `0: a1 → b2 → c3` with `1: d4 (from a1)` under it, where d4 extends a1 as b2 does.
+    """
+    parents, tree = assembly.extended(found.calls), Tree("chains", hide_root=True)
+    places: dict[str | None, Tree] = {None: tree}
+    waiting = deque(enumerate(found.trajectory.sequences))
+    while waiting:
+        number, sequence = waiting.popleft()
+        parent = parents.get(sequence.calls[0])
+        if parent not in places:
+            waiting.append((number, sequence))
+            continue
+        line = " → ".join(call[:_SHOWN_ID] for call in sequence.calls)
+        origin = f" (from {parent[:_SHOWN_ID]})" if parent else ""
+        node = places[parent].add(Text(f"{number}: {line}{origin}", style="cyan"))
+        places |= dict.fromkeys(sequence.calls, node)
+    return tree
 
 
 def coloured(sequence: Sequence, decode: Decoder) -> Text:
@@ -133,11 +156,6 @@ def _status(trajectory: Trajectory) -> Text:
 
 def _rewards(trajectory: Trajectory) -> str:
     return " ".join(f"{name}={value:g}" for name, value in ledger.named(trajectory.rewards).items()) or "-"
-
-
-def _tokens(trajectory: Trajectory) -> tuple[int, int]:
-    trained = sum(sum(sequence.loss_mask) for sequence in trajectory.sequences)
-    return trained, sum(len(sequence.ids) for sequence in trajectory.sequences)
 
 
 def _newest_checkpoint(directory: Path) -> Path | None:

@@ -1,10 +1,9 @@
 """The log of what happened: spans as they came, each stored once.
 
-What a span says is decided in `otlp.py`; here it is bytes under an id.
+What a span says is decided in `otlp`; here it is bytes under an id.
 """
 
-import sqlite3
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import zstandard
@@ -12,6 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from nexrl.records import Call
 from nexrl.spans import call_of
+from nexrl_ingest.store import Connection
 
 
 class SpanRow(NamedTuple):
@@ -27,22 +27,33 @@ class SpanRow(NamedTuple):
     """The serialised span, zstd."""
 
 
-def append(connection: sqlite3.Connection, rows: Iterable[SpanRow]) -> None:
+def append(connection: Connection, rows: Sequence[SpanRow], now_ns: int) -> None:
     """Store spans; one that is there already is left as it is."""
     connection.executemany(
-        "INSERT INTO spans (trace_id, span_id, session, is_call, body) VALUES (?, ?, ?, ?, ?) "
+        "INSERT INTO spans (trace_id, span_id, session, is_call, body, at_ns) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (trace_id, span_id) DO NOTHING",
-        rows,
+        [(*row, now_ns) for row in rows],
+    )
+    sessions = sorted({row.session for row in rows if row.session is not None})
+    connection.executemany(
+        "INSERT INTO sessions (id, first_ns, last_ns) VALUES (?, ?, ?) "
+        "ON CONFLICT (id) DO UPDATE SET last_ns = excluded.last_ns",
+        [(session, now_ns, now_ns) for session in sessions],
     )
 
 
-def calls_of(connection: sqlite3.Connection, session: str) -> list[Call]:
+def calls_of(connection: Connection, session: str) -> list[Call]:
     """Return a session's calls in order of arrival."""
     query = "SELECT body FROM spans WHERE session = ? AND is_call = 1 ORDER BY seq"
-    decompressor = zstandard.ZstdDecompressor()
-    return [call_of(Span.FromString(decompressor.decompress(body))) for [body] in connection.execute(query, (session,))]
+    return [call_of(span_in(body)) for [body] in connection.fetch(query, (session,))]
 
 
-def count_calls(connection: sqlite3.Connection, session: str) -> int:
+def span_in(body: bytes) -> Span:
+    """Return the span that a stored body holds."""
+    return Span.FromString(zstandard.ZstdDecompressor().decompress(body))
+
+
+def count_calls(connection: Connection, session: str) -> int:
     query = "SELECT count(*) FROM spans WHERE session = ? AND is_call = 1"
-    return connection.execute(query, (session,)).fetchone()[0]
+    [[count]] = connection.fetch(query, (session,))
+    return count

@@ -1,6 +1,6 @@
-"""Long polls: let a trainer wait for the first ready group.
+"""Long polls: let a trainer wait for the first ready group, and answer within the size it asked for.
 
-Which groups are ready is `pool.py`'s to say; here is only when to ask again.
+Which groups are ready is `pool.py`'s to say; here is only when to ask again, and where an answer stops.
 """
 
 import asyncio
@@ -11,12 +11,17 @@ from functools import partial
 
 from msgspec import structs
 
-from nexrl_ingest import pool
+from nexrl.records import TrainingGroup, encode
+from nexrl_ingest import adopting, measuring, pool
 from nexrl_ingest.store import Store
-from nexrl_ingest.wire import LeaseRequest
+from nexrl_ingest.wire import MIB, Leased, LeaseReply, LeaseRequest
 
 LONGEST_NAP_S = 0.25
 """A lease that ran out, and a client that hung up, are noticed within this time."""
+TOKEN_BYTES = 20
+"""Of a sequence, as MessagePack: id, mask, logprob, weight version and temperature, 4 bytes each."""
+SEQUENCE_BYTES = 400
+"""What a sequence or a trajectory has besides its tokens, about."""
 
 
 class Changes:
@@ -24,7 +29,8 @@ class Changes:
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
-        self._closed = False
+        self.closed = False
+        """The server stops: nobody waits any longer."""
 
     def announce(self) -> None:
         """Wake everybody who waits: a group may be ready."""
@@ -33,22 +39,69 @@ class Changes:
 
     def close(self) -> None:
         """Let nobody wait any longer: the server stops."""
-        self._closed = True
+        self.closed = True
         self.announce()
 
-    async def wait_for_grants(
-        self, store: Store, request: LeaseRequest, *, gone: Callable[[], bool]
-    ) -> list[pool.Grant]:
+    async def nap(self, longest_s: float) -> None:
+        """Return once something changed, or after `longest_s`."""
+        await _nap(self._changed, longest_s)
+
+    async def wait_for_groups(self, store: Store, request: LeaseRequest, *, gone: Callable[[], bool]) -> LeaseReply:
         """Lease ready groups, waiting up to `request.wait_s` for the first; none where `gone()` or closed."""
+        grants = await self._wait_for_grants(store, request, gone)
+        leased = await _assemble(store, grants, int(request.max_mib * MIB))
+        unfit = [grant.lease for grant in grants[len(leased) :]]
+        if unfit:
+            await store.write(partial(pool.nack, leases=unfit, now_ns=time.time_ns()))
+            self.announce()
+        more = bool(unfit) or await store.read(partial(pool.more_are_ready, run=request.run))
+        return LeaseReply(leased=leased, more=more)
+
+    async def _wait_for_grants(self, store: Store, request: LeaseRequest, gone: Callable[[], bool]) -> list[pool.Grant]:
         deadline = time.monotonic() + request.wait_s
         while not gone():
             changed = self._changed
+            await _prepare(store, request)
             grants = await store.write(partial(pool.lease, request=request, now_ns=time.time_ns()))
             left_s = deadline - time.monotonic()
-            if grants or left_s <= 0 or self._closed:
+            if grants or left_s <= 0 or self.closed:
                 return grants
             request = structs.replace(request, steal=False)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left_s, LONGEST_NAP_S)):
-                    await changed.wait()
+            await _nap(changed, min(left_s, LONGEST_NAP_S))
         return []
+
+
+async def _nap(changed: asyncio.Event, longest_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(longest_s):
+            await changed.wait()
+
+
+async def _prepare(store: Store, request: LeaseRequest) -> None:
+    """See to what a lease decides on: groups of external sessions, and the age of what is final."""
+    if request.external:
+        await adopting.adopt(store, request.run, request.external)
+    if request.weight_version is not None:
+        rule = request.rule or await store.read(partial(pool.rule_of, run=request.run))
+        if rule.max_staleness is not None:
+            await measuring.measure(store, request.run)
+
+
+async def _assemble(store: Store, grants: list[pool.Grant], most_bytes: int) -> list[Leased]:
+    """Assemble groups one after another until the next would not fit; the first always does."""
+    leased: list[Leased] = []
+    taken = 0
+    for grant in grants:
+        item = await store.read(partial(pool.training_group, grant=grant))
+        taken += size_of(item.group)
+        if leased and taken > most_bytes:
+            break
+        leased.append(item)
+    return leased
+
+
+def size_of(group: TrainingGroup) -> int:
+    """Return how many bytes a group takes as MessagePack, about."""
+    sequences = [one for trajectory in group.trajectories for one in trajectory.sequences]
+    tokens = sum(len(one.ids) for one in sequences)
+    return TOKEN_BYTES * tokens + SEQUENCE_BYTES * (len(sequences) + len(group.trajectories)) + len(encode(group.group))

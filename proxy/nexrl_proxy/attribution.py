@@ -18,8 +18,9 @@ from nexrl_proxy.errors import ApiError, forbidden, unauthorized
 UNATTRIBUTED = "unattributed"
 SESSION_HEADER = "x-nexrl-session"
 AGENT_HEADER = "x-nexrl-agent"
+GROUP_HEADER = "x-nexrl-group"
 BAGGAGE_KEY = "nexrl.session"
-LONGEST_AGENT_NAME = 200
+LONGEST_NAME = 200
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
 
 
@@ -29,6 +30,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     session: str
     """The attempt id, or `unattributed`."""
     agent: str | None = None
+    group: str | None = None
+    """The key of the sessions that this one is to be compared with."""
     trace_id: bytes | None = None
     """16 bytes, where the caller brought a W3C trace context."""
     parent_span: bytes = b""
@@ -58,7 +61,8 @@ def caller_of(
         )
     return Caller(
         session=_checked(session) if session else UNATTRIBUTED,
-        agent=_readable(headers.get(AGENT_HEADER, ""))[:LONGEST_AGENT_NAME] or None,
+        agent=_name(headers.get(AGENT_HEADER)),
+        group=_name(headers.get(GROUP_HEADER)),
         trace_id=trace_id,
         parent_span=parent_span,
     )
@@ -96,9 +100,11 @@ _attempt_of = lru_cache(maxsize=4096)(attempt_of)
 """An agent sends the same key with each of its calls."""
 
 
-def _readable(header: str) -> str:
-    """Return a header's text; bytes that are not UTF-8, which could not be recorded, as U+FFFD."""
-    return header.encode(errors="surrogateescape").decode(errors="replace")
+def _name(header: str | None) -> str | None:
+    """Return a header's text, cut to size; bytes that are not UTF-8, which could not be recorded, as U+FFFD."""
+    if not header:
+        return None
+    return header.encode(errors="surrogateescape").decode(errors="replace")[:LONGEST_NAME]
 
 
 def _checked(session: str) -> str:

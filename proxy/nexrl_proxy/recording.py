@@ -45,6 +45,7 @@ class Recording:
             exact=completion.exact,
             drift=prompt.drift,
             agent=plan.caller.agent,
+            group=plan.caller.group,
             model=plan.ask.model,
             dialect=plan.ask.dialect,
             response=plan.response,

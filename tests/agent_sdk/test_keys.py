@@ -1,9 +1,21 @@
 import stat
 
 import pytest
+import typer
 
+from nexrl.cli import key as key_command
 from nexrl.errors import AccessError, ConfigError
-from nexrl.keys import admin_key, attempt_key, attempt_of, is_admin, new_attempt_id
+from nexrl.keys import (
+    admin_key,
+    attempt_key,
+    attempt_of,
+    holder_of,
+    is_admin,
+    new_attempt_id,
+    read_key,
+    reward_grant,
+    trainer_key,
+)
 
 ADMIN = "an-admin-key-of-decent-length"
 
@@ -51,3 +63,49 @@ def test_a_missing_or_short_admin_key_says_what_to_do(monkeypatch):
     monkeypatch.setenv("NEXRL_ADMIN_KEY", "short")
     with pytest.raises(ConfigError, match="use 16 or more"):
         admin_key(None)
+
+
+def test_a_derived_key_names_its_kind_and_its_session_and_no_other_admin_key_makes_it():
+    assert holder_of(ADMIN, ADMIN) == ("admin", None)
+    assert holder_of(attempt_key("a-1", ADMIN), ADMIN) == ("attempt", "a-1")
+    assert holder_of(trainer_key(ADMIN), ADMIN) == ("trainer", None)
+    assert holder_of(read_key(ADMIN), ADMIN) == ("read", None)
+    assert holder_of(reward_grant("a:1@eval", ADMIN), ADMIN) == ("reward", "a:1@eval")
+    assert holder_of("sk-somebody-elses", ADMIN) is None
+    for forged in (
+        trainer_key("another-admin-key-altogether"),
+        read_key(ADMIN).replace("read", "trainer"),
+        reward_grant("a-1", ADMIN).replace("a-1", "a-2"),
+        "nxk-",
+        "nxk-admin.",
+    ):
+        with pytest.raises(AccessError, match="signature is wrong"):
+            holder_of(forged, ADMIN)
+
+
+def run_command(arguments: list[str]) -> None:
+    app = typer.Typer()
+    app.command()(key_command)
+    app(arguments, standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "made"),
+    [
+        (["a-1"], attempt_key("a-1", ADMIN)),
+        (["--reward", "a-1"], reward_grant("a-1", ADMIN)),
+        (["--trainer"], trainer_key(ADMIN)),
+        (["--read-only"], read_key(ADMIN)),
+    ],
+)
+def test_the_key_command_prints_each_kind(arguments, made, monkeypatch, capsys):
+    monkeypatch.setenv("NEXRL_ADMIN_KEY", ADMIN)
+    run_command(arguments)
+    assert capsys.readouterr().out == f"{made}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["a-1", "--trainer"], ["--reward", "a-1", "--read-only"]])
+def test_the_key_command_makes_one_key_at_a_time(arguments, monkeypatch):
+    monkeypatch.setenv("NEXRL_ADMIN_KEY", ADMIN)
+    with pytest.raises(ConfigError, match="give one of ATTEMPT"):
+        run_command(arguments)

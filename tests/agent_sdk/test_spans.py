@@ -30,6 +30,7 @@ def calls(draw):
         finish_reason=draw(st.sampled_from(["stop", "length", "abort"])),
         drift=draw(st.none() | st.just("template")),
         agent=draw(st.none() | names),
+        group=draw(st.none() | names),
         model=draw(names),
         response=draw(names),
         messages=draw(st.lists(json_object, max_size=3)),

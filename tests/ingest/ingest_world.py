@@ -74,7 +74,7 @@ class Ingest:
         return ExportTraceServiceResponse.FromString(body)
 
     async def stored(self) -> int:
-        return await self.store.read(lambda connection: connection.execute("SELECT count(*) FROM spans").fetchone()[0])
+        return await self.store.read(lambda connection: connection.fetch("SELECT count(*) FROM spans")[0][0])
 
 
 def group(id_: str = "group-1", **fields: Any) -> Group:

@@ -12,9 +12,10 @@ from nexrl.records import Attempt, Float32s, Outcome, Reward
 from nexrl_ingest import ledger, pool
 from nexrl_ingest.app import make_app
 from nexrl_ingest.client import IngestClient
-from nexrl_ingest.pool import state_of
-from nexrl_ingest.store import Store
+from nexrl_ingest.runs import state_of
 from nexrl_ingest.wire import LeaseRequest
+
+ON_BOTH_STORES = True
 
 
 async def state(client) -> str:
@@ -146,12 +147,11 @@ async def test_two_trainers_never_hold_the_same_group(client):
     assert sorted(ids) == [f"group-{index}" for index in range(6)]
 
 
-async def test_leases_survive_a_restart(ingest, client, tmp_path):
+async def test_leases_survive_a_restart(ingest, client, open_store):
     await finish(client, group())
     await finish(client, group("group-2"))
     [first] = await client.lease("run-1")
-    ingest.store.close()
-    store = Store(tmp_path / "data")
+    store = open_store()
     runner = web.AppRunner(make_app(store=store, admin_key=ADMIN_KEY), shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

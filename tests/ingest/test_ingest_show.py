@@ -1,12 +1,12 @@
 """`nexrl sessions` and `nexrl trajectories`, from the file of a running ingest or a stopped one."""
 
+import asyncio
 import io
 import re
 import shutil
-import sqlite3
 
 import pytest
-from ingest_world import call, finish, group
+from ingest_world import ADMIN_KEY, call, finish, group
 from rich.console import Console
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -38,31 +38,54 @@ async def test_sessions_are_a_table_with_status_reward_calls_tokens_and_drift(in
     ingest.store.close()
     if place != "data":
         shutil.copytree(tmp_path / "data", tmp_path / place)
-    show.sessions(tmp_path / place.split("/")[0])
+    await asyncio.to_thread(show.sessions, str(tmp_path / place.split("/")[0]))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown().splitlines() if "│" in line]
     assert rows == [
-        ["group-1-0", "completed (a [bold] reason)", "correct=0.5", "2", "1", "3/6", "edited"],
-        ["external", "open", "-", "1", "1", "1/2", "-"],
+        ["group-1-0", "completed (a [bold] reason)", "correct=0.5", "2", "1", "2.0", "3/6", "edited"],
+        ["external", "open", "-", "1", "1", "1.0", "1/2", "-"],
     ]
 
 
-async def test_a_running_ingests_file_is_read_and_never_written(ingest, client, tmp_path, shown):
+async def test_a_running_ingest_is_read_from_its_file_and_over_http_alike(ingest, client, tmp_path, shown, monkeypatch):
+    monkeypatch.setenv("NEXRL_ADMIN_KEY", ADMIN_KEY)
     await captured(ingest, client)
-    show.sessions(tmp_path / "data")
-    assert "external" in shown()
-    with show._database(tmp_path / "data") as connection, pytest.raises(sqlite3.OperationalError, match="readonly"):
-        connection.execute("DELETE FROM spans")
+    await asyncio.to_thread(show.sessions, str(tmp_path / "data"))
+    from_file = shown().splitlines()[1:]
+    await asyncio.to_thread(show.sessions, ingest.url)
+    assert len(from_file) > 3
+    assert shown().splitlines()[len(from_file) + 2 :] == from_file
 
 
 async def test_a_trajectory_shows_its_sequences_as_ids_or_as_text(ingest, client, tmp_path, shown):
     await captured(ingest, client)
-    show.trajectories(tmp_path / "data", "group-1-0")
+    await asyncio.to_thread(show.trajectories, str(tmp_path / "data"), "group-1-0")
     assert "sequence 0: 6 tokens, 3 trained" in shown()
     assert "1 2 3 4 5 6" in shown()
     Tokenizer(WordLevel({f"w{index}": index for index in range(9)}, "w0")).save(str(tmp_path / "tokenizer.json"))
-    show.trajectories(tmp_path / "data", model=tmp_path, limit=1)
+    await asyncio.to_thread(show.trajectories, str(tmp_path / "data"), model=tmp_path, limit=1)
     assert "w1w2" in shown()
     assert "external" in shown()
+
+
+async def test_chains_are_a_tree_with_each_branch_under_the_chain_it_leaves(ingest, tmp_path, shown):
+    root = call([1], [2], id="a" * 16)
+    trunk = call([3], [4], id="b" * 16, parent=root.id)
+    branch = call([5], [6], id="c" * 16, parent=root.id)
+    other = call([9], [9], id="d" * 16)
+    await ingest.send(root, trunk, branch, call([7], [8], id="e" * 16, parent=branch.id), other)
+    await asyncio.to_thread(show.trajectories, str(tmp_path / "data"), "session-1")
+    lines = [line.strip("│ ").rstrip() for line in shown().splitlines()[1:4]]
+    assert lines == [
+        "0: aaaaaaaa → bbbbbbbb",
+        "└── 1: cccccccc → eeeeeeee (from aaaaaaaa)",
+        "2: dddddddd",
+    ]
+
+
+async def test_a_session_that_is_not_there_is_named(ingest, client, tmp_path):
+    await captured(ingest, client)
+    with pytest.raises(ConfigError, match="session 'nobody' is not in"):
+        await asyncio.to_thread(show.trajectories, str(tmp_path / "data"), "nobody")
 
 
 def test_trained_tokens_are_set_off_from_their_context():
@@ -75,9 +98,9 @@ def test_trained_tokens_are_set_off_from_their_context():
 
 def test_a_directory_without_a_store_and_a_model_without_tokenizer_are_named(tmp_path):
     with pytest.raises(ConfigError, match=f"{tmp_path}/ingest.sqlite: no such file"):
-        show.sessions(tmp_path)
+        show.sessions(str(tmp_path))
     with pytest.raises(ConfigError, match=r"no tokenizer\.json"):
-        show.trajectories(tmp_path, model=tmp_path)
+        show.trajectories(str(tmp_path), model=tmp_path)
     (tmp_path / "ingest.sqlite").write_text("no database at all, but something else that is long enough")
     with pytest.raises(ConfigError, match="file is not a database"):
-        show.sessions(tmp_path)
+        show.sessions(str(tmp_path))

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import zlib
 
 import pytest
 import zstandard
@@ -17,9 +18,11 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from nexrl import attributes as at
 from nexrl.spans import span_of
-from nexrl_ingest import app as ingest_app
+from nexrl_ingest.api import bodies
 from nexrl_ingest.ledger import knows
-from nexrl_ingest.span_log import calls_of
+from nexrl_ingest.otlp import packing
+from nexrl_ingest.otlp.spans import origin_of
+from nexrl_ingest.span_log import calls_of, span_in
 
 AS_JSON = {"Content-Type": "application/json"}
 
@@ -59,9 +62,13 @@ async def calls(ingest, session="session-1"):
         ("identity", bytes),
         ("gzip", gzip.compress),
         ("gzip", lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:])),
-        ("zstd", zstd),
+        ("x-gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("ZSTD", zstd),
         ("zstd", zstd_of_unknown_length),
         ("zstd", lambda data: zstd(data[:9]) + zstd(data[9:])),
+        ("zstd", lambda data: zstd(b"") + zstd(data)),
+        ("gzip", lambda data: gzip.compress(b"") + gzip.compress(data)),
     ],
 )
 async def test_a_call_comes_back_as_it_was_sent_under_every_encoding(ingest, encoding, compress):
@@ -104,13 +111,16 @@ async def test_a_call_that_cannot_be_decoded_is_rejected_and_the_others_are_kept
         (at.SESSION, AnyValue(int_value=5)),
         (at.SESSION, AnyValue(string_value="")),
         (at.FINISH_REASONS, AnyValue(array_value={})),
+        (at.FINISH_REASONS, AnyValue(array_value={"values": [AnyValue(int_value=1)]})),
+        (at.TOOL_DEFINITIONS, AnyValue(string_value="3")),
+        (at.EXACT, AnyValue(int_value=1)),
         (at.OUTPUT_MESSAGES, AnyValue(string_value="[]")),
         (at.INPUT_MESSAGES, AnyValue(string_value="[" * 100_000)),
         (at.WEIGHT_VERSIONS, AnyValue(string_value="text")),
     ],
 )
 async def test_a_call_with_an_attribute_of_the_wrong_kind_is_rejected_not_a_crash(ingest, name, value):
-    span = span_of(call([1], [2]), prompt_tokens=1)
+    span = span_of(call([1], [2], tools=[]), prompt_tokens=1)
     for item in span.attributes:
         if item.key == name:
             item.value.CopyFrom(value)
@@ -119,8 +129,10 @@ async def test_a_call_with_an_attribute_of_the_wrong_kind_is_rejected_not_a_cras
 
 
 async def test_a_span_without_proper_ids_is_rejected(ingest):
-    spans = [Span(trace_id=b"t" * 16, span_id=b"s" * 7), Span(trace_id=b"", span_id=b"s" * 8)]
-    assert (await ingest.send(*spans)).partial_success.rejected_spans == 2
+    ids = [(b"t" * 16, b"s" * 7), (b"", b"s" * 8), (b"t" * 17, b"s" * 8), (bytes(16), b"s" * 8), (b"t" * 16, bytes(8))]
+    reply = await ingest.send(*(Span(trace_id=trace_id, span_id=span_id) for trace_id, span_id in ids))
+    assert reply.partial_success.rejected_spans == len(ids)
+    assert "are no valid ids" in reply.partial_success.error_message
     assert await ingest.stored() == 0
 
 
@@ -136,7 +148,7 @@ async def test_a_span_without_proper_ids_is_rejected(ingest):
 async def test_any_span_is_stored_under_the_session_it_names(ingest, attributes, session):
     await ingest.send(foreign(**attributes))
     query = "SELECT session, is_call FROM spans"
-    rows = await ingest.store.read(lambda connection: connection.execute(query).fetchall())
+    rows = await ingest.store.read(lambda connection: connection.fetch(query))
     assert rows == [(session, 0)]
 
 
@@ -159,7 +171,13 @@ SENT = request_of(call([1], [2])).SerializeToString()
         (400, zstd(b"cut short" * 99)[:-4], {"Content-Encoding": "zstd"}),
         (400, gzip.compress(SENT, mtime=0)[:-4], {"Content-Encoding": "gzip"}),
         (400, zstd(SENT)[:-1], {"Content-Encoding": "zstd"}),
-        (415, b"", {"Content-Encoding": "br"}),
+        (400, zlib.compress(SENT)[:-4], {"Content-Encoding": "deflate"}),
+        (400, SENT, {"Content-Encoding": "deflate"}),
+        (400, gzip.compress(SENT, mtime=0) + b"rest", {"Content-Encoding": "gzip"}),
+        (400, b"", AS_JSON),
+        (415, SENT, {"Content-Encoding": "br"}),
+        (415, SENT, {"Content-Encoding": "gzip, zstd"}),
+        (415, b"{}", {"Content-Type": "application/octet-stream"}),
         (415, b"", {"Content-Type": "text/plain"}),
         (413, zstd(bytes(2_000_000)), {"Content-Encoding": "zstd"}),
         (413, gzip.compress(bytes(2_000_000), mtime=0), {"Content-Encoding": "gzip"}),
@@ -167,7 +185,7 @@ SENT = request_of(call([1], [2])).SerializeToString()
     ],
 )
 async def test_a_malformed_body_is_the_clients_error_and_records_nothing(ingest, monkeypatch, status, body, headers):
-    monkeypatch.setattr(ingest_app, "MAX_BODY_BYTES", 1_000_000)
+    monkeypatch.setattr(bodies, "MAX_BODY_BYTES", 1_000_000)
     answered, reply = await ingest.post(body, **{name.replace("-", "_"): value for name, value in headers.items()})
     assert answered == status
     if headers.get("Content-Type") == "application/json":
@@ -177,16 +195,75 @@ async def test_a_malformed_body_is_the_clients_error_and_records_nothing(ingest,
     assert await ingest.stored() == 0
 
 
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "deflate", "zstd"])
+async def test_an_empty_body_is_a_request_without_spans(ingest, encoding):
+    assert await ingest.post(b"", Content_Encoding=encoding) == (200, b"")
+
+
+async def test_thousands_of_tiny_frames_are_refused_not_worked_through(ingest):
+    status, reply = await ingest.post(zstd(b"") * 2000, Content_Encoding="zstd")
+    assert (status, reply[:2]) == (413, b"\x08\x03")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "s" * 1001])
+async def test_a_session_no_store_could_name_is_rejected(ingest, name):
+    reply = await ingest.send(foreign(session__id=name), foreign())
+    assert reply.partial_success.rejected_spans == 1
+    assert await ingest.stored() == 1
+
+
+async def test_the_resource_and_the_scope_of_a_span_are_kept_with_it(ingest):
+    message = request_of(call([1], [2]), foreign())
+    scope = message.resource_spans[0].scope_spans[0]
+    scope.scope.name, scope.schema_url = "my.tracer", "https://example.org/1"
+    named = message.resource_spans[0].resource.attributes.add(key="service.name")
+    named.value.string_value = "agent"
+    assert await ingest.post(message.SerializeToString()) == (200, b"")
+    rows = await ingest.store.read(lambda connection: connection.fetch("SELECT body FROM spans"))
+    bare = message.resource_spans[0]
+    del bare.scope_spans[0].spans[:]
+    assert [origin_of(span_in(body)) for [body] in rows] == [bare, bare]
+
+
+async def test_ids_in_json_are_hexadecimal_in_either_case_and_attributes_called_like_them_are_not(ingest):
+    span = foreign(session__id="s1")
+    span.attributes.add(key="context").value.kvlist_value.values.add(key="traceId").value.string_value = "not hex"
+    message = json_format.MessageToDict(request_of(span), use_integers_for_enums=True)
+    [given] = message["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    given["traceId"], given["spanId"] = "AB" * 16, "cd" * 8
+    assert (await ingest.post(json.dumps(message).encode(), Content_Type="application/json"))[0] == 200
+    query = "SELECT trace_id, span_id FROM spans"
+    assert await ingest.store.read(lambda connection: connection.fetch(query)) == [(b"\xab" * 16, b"\xcd" * 8)]
+
+
+async def test_what_a_span_says_of_its_session_comes_before_what_its_resource_says(ingest):
+    message = request_of(foreign(session__id="own"))
+    message.resource_spans[0].resource.attributes.add(key="session.id").value.string_value = "resource"
+    await ingest.post(message.SerializeToString())
+    assert await ingest.store.read(lambda connection: connection.fetch("SELECT session FROM spans")) == [("own",)]
+
+
+@pytest.mark.parametrize("unpack", [packing._gunzip, packing._inflate], ids=["gzip", "deflate"])
+def test_a_bomb_is_unpacked_only_as_far_as_it_may_be(unpack):
+    pack = {packing._gunzip: gzip.compress, packing._inflate: zlib.compress}[unpack]
+    assert len(unpack(pack(bytes(10_000_000)), 1001)) == 1001
+
+
 async def test_a_full_disk_is_503_and_acknowledges_nothing_until_there_is_room(ingest):
     sent = call(range(100_000), [1])
 
     def limit(pages: int):
-        return lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+        return lambda connection: connection.fetch(f"PRAGMA max_page_count = {pages}")
 
     await ingest.store.write(limit(1))
     status, reply = await ingest.post(request_of(sent).SerializeToString())
     assert (status, reply[:2]) == (503, b"\x08\x0e")
     assert b"disk is full" in reply
+    headers = ingest.admin() | {"Content-Type": "application/x-protobuf"}
+    async with ingest.http.post(
+        f"{ingest.url}/v1/traces", data=request_of(sent).SerializeToString(), headers=headers
+    ) as response:
+        assert (response.status, response.headers["Retry-After"]) == (503, "1")
     assert await ingest.stored() == 0
     await ingest.store.write(limit(1_000_000))
     await ingest.send(sent)

@@ -85,13 +85,13 @@ async def test_a_proxy_that_requires_sessions_answers_401_in_openais_shape(model
     assert (status, reply["error"]["code"]) == (401, "invalid_api_key")
 
 
-async def test_a_call_joins_the_callers_trace(world):
+async def test_a_call_joins_the_callers_trace_and_bears_the_names_it_gave(world):
     world.says("ok")
-    await world.post({"messages": HELLO}, traceparent=TRACE, x_nexrl_agent="searcher")
+    await world.post({"messages": HELLO}, traceparent=TRACE, x_nexrl_agent="searcher", x_nexrl_group="ticket 7")
     [call] = await world.recorded()
     [span] = world.ingest.spans
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE[3:35], TRACE[36:52])
-    assert (call.session, call.agent) == ("a-1", "searcher")
+    assert (call.session, call.agent, call.group) == ("a-1", "searcher", "ticket 7")
 
 
 @pytest.mark.parametrize("path", ["/api/sessions/a-1/flush", "/api/stats"])

@@ -27,6 +27,9 @@ def test_the_longest_conversation_is_told_from_its_beginning_also_where_it_is_a_
     told = longest_conversation({"calls": calls, "chains": [["a", "b"], ["c", "d"]]})
     assert [message["content"] for message in told] == ["q", "1", "y", "3", "z", "4"]
     assert longest_conversation({"calls": [], "chains": []}) == []
+    whole = [call("a", None, "q", "1"), call("b", None, "q 1 x", "2"), call("c", "b", "y", "3")]
+    told = longest_conversation({"calls": whole, "chains": [["a", "b", "c"]]})
+    assert [message["content"] for message in told] == ["q 1 x", "2", "y", "3"]
 
 
 def state(group, status):

@@ -84,13 +84,11 @@ class Collector:
     async def evaluate(self, groups: Sequence[Group]) -> list[GroupState]:
         """Run what is missing of these groups and return how each of them went."""
         groups, _ = await self._run(groups)
-        ids = {group.id for group in groups}
-        return [state for state in await self._ingest.groups(groups[0].run) if state.id in ids]
+        return await self._ingest.groups(groups[0].run, [group.id for group in groups])
 
     async def _run(self, groups: Sequence[Group]) -> tuple[Sequence[Group], int]:
         """Run what is missing; return the groups as they were planned in the end, and how many rollouts ran."""
-        states = {state.id: state for state in await self._ingest.groups(groups[0].run)}
-        groups = afresh(groups, states)
+        groups, states = await self._plan(groups)
         trained = [group.id for group in groups if group.id in states and states[group.id].state == "done"]
         if trained and groups[0].mode == "train":
             raise RunError(
@@ -108,6 +106,16 @@ class Collector:
         except* NexrlError as errors:
             raise errors.exceptions[0] from None
         return groups, len(missing)
+
+    async def _plan(self, groups: Sequence[Group]) -> tuple[Sequence[Group], Mapping[str, GroupState]]:
+        """Return the groups as they are to be run, and what ingest knows of them."""
+        while True:
+            found = await self._ingest.groups(groups[0].run, [group.id for group in groups])
+            states = {state.id: state for state in found}
+            planned = afresh(groups, states)
+            if planned == groups:
+                return groups, states
+            groups = planned
 
     async def _rollout(self, group: Group, index: int) -> None:
         async with self._slots:
@@ -191,7 +199,9 @@ def longest_conversation(session: dict[str, Any]) -> list[dict[str, Any]]:
     calls = {call["id"]: call for call in session["calls"]}
     lines = [_from_the_start(chain, calls) for chain in session["chains"] if chain]
     chain = max(lines, key=len, default=[])
-    return [message for id_ in chain for message in (*calls[id_]["messages"], calls[id_]["reply"])]
+    # A call without a parent brings the whole conversation, also where its tokens were found to extend a chain.
+    start = max((place for place, id_ in enumerate(chain) if calls[id_]["parent"] is None), default=0)
+    return [message for id_ in chain[start:] for message in (*calls[id_]["messages"], calls[id_]["reply"])]
 
 
 def _from_the_start(chain: list[str], calls: Mapping[str, Any]) -> list[str]:

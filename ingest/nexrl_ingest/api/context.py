@@ -1,0 +1,10 @@
+"""What handlers find in the application: the store, the admin key, and who waits for changes."""
+
+from aiohttp import web
+
+from nexrl_ingest.store import Store
+from nexrl_ingest.waiting import Changes
+
+STORE = web.AppKey("store", Store)
+ADMIN_KEY = web.AppKey("admin_key", str)
+CHANGES = web.AppKey("changes", Changes)

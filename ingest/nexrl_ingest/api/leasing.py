@@ -1,0 +1,66 @@
+"""Leases: ready groups go to one trainer at a time, and to none again once they are acked."""
+
+import time
+
+from nexrl_ingest import pool
+from nexrl_ingest.access import TRAINERS
+from nexrl_ingest.api.context import CHANGES, STORE
+from nexrl_ingest.api.route import Call, Route
+from nexrl_ingest.wire import LeaseIds, LeaseReply, LeaseRequest
+
+
+async def lease(call: Call) -> LeaseReply:
+    store, changes, request = call.app[STORE], call.app[CHANGES], call.request
+    return await changes.wait_for_groups(store, call.body, gone=lambda: request.transport is None)
+
+
+async def ack(call: Call) -> LeaseIds:
+    asked, now_ns = call.body, time.time_ns()
+    await call.app[STORE].write(lambda connection: pool.ack(connection, asked.leases, now_ns))
+    call.app[CHANGES].announce()
+    return asked
+
+
+async def nack(call: Call) -> LeaseIds:
+    asked, now_ns = call.body, time.time_ns()
+    await call.app[STORE].write(lambda connection: pool.nack(connection, asked.leases, now_ns))
+    call.app[CHANGES].announce()
+    return asked
+
+
+ROUTES = [
+    Route(
+        method="POST",
+        path="/api/groups/lease",
+        name="leaseGroups",
+        summary=(
+            "Lease ready groups, waiting for the first. `request` makes it repeatable: the same id returns the same "
+            "grants while they last. `more` says that others are ready that did not fit into this answer."
+        ),
+        allow=TRAINERS,
+        handler=lease,
+        body=LeaseRequest,
+        reply=LeaseReply,
+        format="packed",
+    ),
+    Route(
+        method="POST",
+        path="/api/leases/ack",
+        name="ackLeases",
+        summary="Take leased groups out of the pool for good; all of them, or none where one cannot be.",
+        allow=TRAINERS,
+        handler=ack,
+        body=LeaseIds,
+        reply=LeaseIds,
+    ),
+    Route(
+        method="POST",
+        path="/api/leases/nack",
+        name="nackLeases",
+        summary="Give leased groups back: they are ready at once.",
+        allow=TRAINERS,
+        handler=nack,
+        body=LeaseIds,
+        reply=LeaseIds,
+    ),
+]

@@ -1,0 +1,115 @@
+"""OTLP/HTTP: `/v1/traces`, `/v1/logs` and `/v1/metrics`; decode, keep, and answer in the request's encoding.
+
+What is kept and why is decided in `otlp`; 200 means durable. What is rejected is counted in a partial success, which
+senders must not repeat; 503 asks them to come again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from aiohttp import web
+from google.protobuf.message import Message
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from nexrl_ingest import judging, span_log
+from nexrl_ingest.access import REPORTERS, Caller, caller_of, require
+from nexrl_ingest.api import bodies
+from nexrl_ingest.api.context import ADMIN_KEY, CHANGES, STORE
+from nexrl_ingest.otlp import bodies as otlp
+from nexrl_ingest.otlp import evaluations, metrics, spans
+from nexrl_ingest.otlp.packing import decompress
+from nexrl_ingest.refusals import TooLargeError
+from nexrl_ingest.store import Connection
+
+T = TypeVar("T")
+MessageT = TypeVar("MessageT", bound=Message)
+TRACES, LOGS, METRICS = "/v1/traces", "/v1/logs", "/v1/metrics"
+SMALL_BYTES = 512 * 1024
+"""Of a request that is decoded at once; for a larger one a thread takes the time, and others are served meanwhile."""
+_log = logging.getLogger(__name__)
+
+
+def add_routes(app: web.Application) -> None:
+    app.router.add_post(TRACES, _traces)
+    app.router.add_post(LOGS, _logs)
+    app.router.add_post(METRICS, _metrics)
+
+
+def serves(request: web.Request) -> bool:
+    """Whether a request is OTLP, whose errors have a shape of their own."""
+    return request.path in {TRACES, LOGS, METRICS}
+
+
+def refused(request: web.Request, status: int, message: str, headers: Mapping[str, str] | None) -> web.Response:
+    content_type = otlp.reply_type(request.content_type)
+    body = otlp.status(content_type, status, message)
+    return web.Response(status=status, headers=headers, body=body, content_type=content_type)
+
+
+async def _traces(request: web.Request) -> web.Response:
+    attempt = _reporter(request).attempt
+    batch = await _decoded(request, ExportTraceServiceRequest, lambda message: spans.batch(message, attempt))
+    rows, now_ns = batch.rows, time.time_ns()
+
+    def keep(connection: Connection) -> None:
+        span_log.append(connection, rows, now_ns)
+        judging.settle(connection, {row.trace_id for row in rows}, now_ns)
+
+    if rows:
+        await request.app[STORE].write(keep, exclusive=False)
+    return _answer(request, spans.response(batch.errors), batch.errors)
+
+
+async def _logs(request: web.Request) -> web.Response:
+    attempt = _reporter(request).attempt
+    found, errors = await _decoded(
+        request, ExportLogsServiceRequest, lambda message: evaluations.judgements(message, attempt)
+    )
+    now_ns = time.time_ns()
+
+    def keep(connection: Connection) -> list[str]:
+        return [why for judgement in found if (why := judging.give(connection, judgement, now_ns))]
+
+    if found:
+        errors += await request.app[STORE].write(keep)
+        request.app[CHANGES].announce()
+    return _answer(request, evaluations.response(errors), errors)
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    _reporter(request)
+    points = await _decoded(request, ExportMetricsServiceRequest, metrics.count)
+    return _answer(request, metrics.response(points), [])
+
+
+def _reporter(request: web.Request) -> Caller:
+    caller = caller_of(request.headers.get("Authorization", ""), request.app[ADMIN_KEY])
+    require(caller, REPORTERS)
+    return caller
+
+
+async def _decoded(request: web.Request, kind: type[MessageT], use: Callable[[MessageT], T]) -> T:
+    received = await bodies.received(request)
+    encoding, content_type = request.headers.get("Content-Encoding", ""), request.content_type
+
+    def work(limit: int) -> T:
+        return use(otlp.parse(decompress(received, encoding, limit), content_type, kind))
+
+    # JSON takes ten times as long as protobuf.
+    if content_type == otlp.PROTOBUF and len(received) <= SMALL_BYTES:
+        with contextlib.suppress(TooLargeError):
+            return work(SMALL_BYTES)
+    return await asyncio.to_thread(work, bodies.MAX_BODY_BYTES)
+
+
+def _answer(request: web.Request, reply: Message, errors: list[str]) -> web.Response:
+    if errors:
+        _log.warning("%s: %d rejected: %s", request.path, len(errors), otlp.summary(errors))
+    content_type = otlp.reply_type(request.content_type)
+    return web.Response(body=otlp.written(reply, content_type), content_type=content_type)
