@@ -3,11 +3,15 @@
 Names of cases are the same in every process, or the workers of a parallel run collect different tests.
 """
 
+import os
 from typing import Any
 
 from hypothesis import settings
 
-settings.register_profile("patient", deadline=None)
+EXAMPLES = 50 * int(os.environ.get("NEXRL_EXAMPLES", "1"))
+"""Of a property that does not say how many; each run tries others."""
+
+settings.register_profile("patient", deadline=None, max_examples=EXAMPLES)
 settings.load_profile("patient")
 
 

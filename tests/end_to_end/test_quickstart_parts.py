@@ -15,6 +15,7 @@ from aiohttp import web
 
 from nexrl.rewards import Rollout, load_rewards
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "quickstart"
 AGENT = ROOT / "examples" / "agents" / "openai_calculator" / "agent.py"

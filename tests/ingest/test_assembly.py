@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ingest_world import call
 
-from nexrl.records import Call, Float32s, Int32s, Outcome, Reward, Sequence
+from nexrl.records import Call, Float32s, Int32s, Outcome, Reward, Sequence, Turn
 from nexrl_ingest.assembly import chains, drift, prompt_lengths, sequences, trajectory
 
 
@@ -23,7 +23,16 @@ def test_a_growing_conversation_is_one_sequence():
             weight_versions=Int32s([-1, -1, 3, -1, 3, 4]),
             temperatures=Float32s([1, 1, 1, 1, 0.5, 0.5]),
             calls=[first.id, second.id],
+            turns=[Turn(call=first.id, start=2, end=3), Turn(call=second.id, start=4, end=6)],
         )
+    ]
+
+
+def test_a_sequence_says_of_each_call_how_it_ended_and_what_changed_its_distribution():
+    cut = call([1], [2, 3], finish_reason="length", sampling={"temperature": 0.7, "top_p": 0.9, "presence_penalty": 0.5})
+    [sequence] = sequences([cut])
+    assert sequence.turns == [
+        Turn(call=cut.id, start=1, end=3, finish_reason="length", altered=["presence_penalty"])
     ]
 
 

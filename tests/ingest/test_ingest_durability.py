@@ -19,9 +19,9 @@ from nexrl_ingest.store.embedded import FILE
 from nexrl_ingest.store.postgres import PostgresStore
 
 LIVES = 8
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
 async def test_whatever_was_acknowledged_survives_kill_9_at_any_moment(tmp_path):
     promised, moments = Promised(), random.Random(5)
     for life in range(LIVES):
@@ -37,7 +37,6 @@ async def test_whatever_was_acknowledged_survives_kill_9_at_any_moment(tmp_path)
         await drain(running.url, promised)
 
 
-@pytest.mark.slow
 async def test_on_a_full_disk_nothing_is_acknowledged_that_is_not_there_and_room_mends_it(tmp_path):
     promised = Promised()
     with Process(tmp_path) as running:
@@ -67,7 +66,6 @@ async def test_on_a_full_disk_nothing_is_acknowledged_that_is_not_there_and_room
         await drain(running.url, promised)
 
 
-@pytest.mark.slow
 async def test_groups_outcomes_and_leases_survive_kill_9(tmp_path):
     with Process(tmp_path) as running:
         async with IngestClient(running.url, ADMIN_KEY) as client:
@@ -84,7 +82,6 @@ async def test_groups_outcomes_and_leases_survive_kill_9(tmp_path):
             await client.ack([held.lease])
 
 
-@pytest.mark.slow
 async def test_the_client_rides_out_a_restart(tmp_path):
     with Process(tmp_path) as running:
         port = int(running.url.rpartition(":")[2])
@@ -112,7 +109,6 @@ def test_with_exit_with_parent_it_ends_when_its_input_closes(tmp_path):
         assert running.process.returncode == 0
 
 
-@pytest.mark.slow
 def test_a_port_in_use_is_one_clear_line(tmp_path):
     with Process(tmp_path / "a") as running:
         port = int(running.url.rpartition(":")[2])

@@ -175,6 +175,7 @@ class Process:
         return self.process.wait(timeout=10)
 
 
+@pytest.mark.slow
 async def test_a_killed_proxy_loses_nothing_it_answered(model_dir, tmp_path):
     engine, ingest = ScriptedEngine(), StubIngest()
     engine.script = lambda _: Line(ids=[300, 301])
@@ -199,6 +200,7 @@ async def ask(http: aiohttp.ClientSession, url: str, attempt: str) -> str:
         return (await reply.json())["id"]
 
 
+@pytest.mark.slow
 def test_the_process_announces_itself_and_stops_when_its_parent_is_gone(model_dir, tmp_path):
     process = Process(model_dir("chatml"), tmp_path, "http://127.0.0.1:1", "http://127.0.0.1:1", "--exit-with-parent")
     assert process.line.startswith("ready http://127.0.0.1:")
@@ -207,6 +209,7 @@ def test_the_process_announces_itself_and_stops_when_its_parent_is_gone(model_di
     assert process.close() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
@@ -238,6 +241,7 @@ def test_what_cannot_work_is_refused_at_the_start(model_dir, tmp_path, monkeypat
     assert complaint in result.output
 
 
+@pytest.mark.slow
 def test_importing_the_proxy_loads_neither_torch_nor_transformers():
     code = "import sys, nexrl_proxy.serve; print({'torch', 'transformers'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

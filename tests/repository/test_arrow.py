@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 ROOMS = ("agent_sdk", "proxy", "ingest", "trainer")
 HEAVY = {"torch", "ray", "aiohttp", "transformers", "numpy", "google.protobuf", "typer"}
