@@ -28,7 +28,7 @@ BATCH_SPANS = 32
 BATCH_BYTES = 256 * 1024
 LONGEST_PAUSE_S = 5.0
 POST_TIMEOUT_S = 30.0
-GATHER_S = 0.01
+GATHER_S = 0.025
 """How long the first span waits for others: a request for each would cost both services more than the spans do."""
 LINGER_S = 2.0
 MOST_COUNTED = 100_000

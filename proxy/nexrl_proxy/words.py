@@ -86,9 +86,11 @@ class Words:
 
     def _ascii(self, text: str) -> bytes:
         words = self._words(text)
+        for word in set(words).difference(self._known):
+            self._learn(word)
         try:
             return b"".join(map(self._known.__getitem__, words))
-        except KeyError:
+        except KeyError:  # a word too long to be kept, or the dictionary began anew
             return b"".join([self._known.get(word) or self._learn(word) for word in words])
 
     def _words(self, text: str) -> list[str]:
