@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import reduce
 from hashlib import blake2b
 from itertools import accumulate
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -28,6 +28,8 @@ MOST_BODIES = 16
 """Per session: requests whose messages are recognised by their bytes."""
 BYTES_PER_CALL = 1200
 """What a call keeps besides its token ids, about."""
+BYTES_PER_TOKEN = 14
+"""Four in its call, and those in what the session's next turn begins with: the id again, and written."""
 TEXT, IDS = b"text", b"ids"
 """Kinds of raw prompts."""
 ValueT = TypeVar("ValueT")
@@ -48,7 +50,28 @@ class Held(Struct, frozen=True, kw_only=True, eq=False):
     @property
     def size(self) -> int:
         """Bytes it keeps in memory, about."""
-        return BYTES_PER_CALL + 4 * (len(self.prompt_delta) + len(self.completion))
+        return BYTES_PER_CALL + BYTES_PER_TOKEN * (len(self.prompt_delta) + len(self.completion))
+
+
+class Beginning(NamedTuple):
+    """Tokens that a prompt begins with."""
+
+    ids: Int32s
+    written: bytes
+    """The same as JSON, without the brackets: engines are told so, and a long conversation's take a while to write."""
+
+    def followed_by(self, ids: Int32s) -> "Beginning":
+        """Return these tokens with more behind them."""
+        if not ids:
+            return self
+        longer = Int32s()
+        longer.extend(self.ids)
+        longer.extend(ids)
+        more = msgspec.json.encode(ids.tolist())[1:-1]
+        return Beginning(longer, self.written + b"," + more if self.written else more)
+
+
+NOTHING = Beginning(Int32s(), b"")
 
 
 class History(Struct, frozen=True, kw_only=True):
@@ -100,13 +123,13 @@ class Session:
         """What was asked, without the reply."""
         self.replies: OrderedDict[bytes, None] = OrderedDict()
         """What was replied, wherever."""
-        self._last: tuple[Held | None, Int32s] = None, Int32s()
-        """The call whose ids were asked for last, and these."""
+        self._last: tuple[Held | None, Beginning] = None, NOTHING
+        """The call that was asked for last, and its tokens."""
         self.size = 0
         self.whole = False
         """What ingest has of it was looked for; there may be more until then."""
 
-    def ids(self, call: Held) -> Int32s:
+    def beginning(self, call: Held) -> "Beginning":
         """Return prompt and completion of a held call: the first tokens of every continuation.
 
         Put together from the parents, up to the call that was asked for last: turns go on from each other.
@@ -117,14 +140,13 @@ class Session:
         while link is not None and link is not last:
             chain.append(link)
             link = link.parent
-        ids = Int32s()
-        if link is not None:
-            ids.extend(known)
+        rest = Int32s()
         for one in reversed(chain):
-            ids.extend(one.prompt_delta)
-            ids.extend(one.completion)
-        self._last = call, ids
-        return Int32s(ids)
+            rest.extend(one.prompt_delta)
+            rest.extend(one.completion)
+        begun = (known if link is not None else NOTHING).followed_by(rest)
+        self._last = call, begun
+        return begun
 
     def adopt(self, later: "Session") -> None:
         """Take over what another one holds, as said after everything here."""
@@ -170,7 +192,7 @@ class Session:
         """Let later raw prompts continue `call`; `text` is its prompt with its completion, where that came as text."""
         if text is not None:
             self.raw.remember(TEXT, text.encode(errors="surrogatepass"), call)
-        self.raw.remember(IDS, pack(self.ids(call)), call)
+        self.raw.remember(IDS, pack(self.beginning(call).ids), call)
         self.size += call.size
 
 

@@ -83,6 +83,7 @@ class Draw(Struct, frozen=True, eq=False):
         return Work(
             rid=rid,
             ids=self.prompt.ids,
+            written=self.prompt.written,
             params=params,
             stream=self.listener is not None,
             top_logprobs=plan.ask.top_logprobs,

@@ -25,6 +25,8 @@ class Prompt(Struct, frozen=True, kw_only=True, eq=False):
     """What the engine is asked to continue, and how it relates to what the session holds."""
 
     ids: Int32s
+    written: bytes = b""
+    """The ids as JSON without the brackets, where that is known."""
     delta: Int32s
     """The ids the parent does not have; all of them without a parent."""
     parent: Held | None = None
@@ -39,14 +41,22 @@ class Prompt(Struct, frozen=True, kw_only=True, eq=False):
     def beginning(self, forced: str, ids: Int32s) -> "Prompt":
         """Return the prompt with a reply that begins with `forced`."""
         return Prompt(
-            ids=Int32s([*self.ids, *ids]),
-            delta=Int32s([*self.delta, *ids]),
+            ids=joined(self.ids, ids),
+            delta=joined(self.delta, ids),
             parent=self.parent,
             covered=self.covered,
             drift=self.drift,
             forced=forced,
             begun=len(self.ids),
         )
+
+
+def joined(ids: Int32s, more: Int32s) -> Int32s:
+    """Return ids with more behind them."""
+    longer = Int32s()
+    longer.extend(ids)
+    longer.extend(more)
+    return longer
 
 
 def prompt_of(
@@ -69,7 +79,7 @@ def prompt_of(
     if found is None:
         return Prompt(ids=ids, delta=ids, drift=session.drifted(history))
     edited = edited_by(history.messages[found.covered :])
-    before = session.ids(found.call)
+    before = session.beginning(found.call).ids
     if policy == "template" and ids[: len(before)] == before:
         delta = Int32s(ids[len(before) :])
         return Prompt(ids=ids, delta=delta, parent=found.call, covered=found.covered, drift=edited)
@@ -96,9 +106,9 @@ def continued(
     delta = continuation(renderer, found.call, new, tools=tools, kwargs=kwargs, setting=history.setting)
     if delta is None:
         return None
-    ids = session.ids(found.call)
-    ids.extend(delta)
-    return Prompt(ids=ids, delta=delta, parent=found.call, covered=found.covered, drift=edited_by(new))
+    ids, written = session.beginning(found.call).followed_by(delta)
+    drift = edited_by(new)
+    return Prompt(ids=ids, written=written, delta=delta, parent=found.call, covered=found.covered, drift=drift)
 
 
 def raw_prompt(prompt: str | Int32s, session: Session, renderer: Renderer) -> Prompt:
@@ -114,9 +124,9 @@ def raw_prompt(prompt: str | Int32s, session: Session, renderer: Renderer) -> Pr
         closing = renderer.literal(held.completion[-1]) if held.ended else ""
         if rest.startswith(closing):
             delta = renderer.encode_raw(rest[len(closing) :], behind=True)
-            ids = session.ids(held)
-            ids.extend(delta)
-            return Prompt(ids=ids, delta=delta, parent=held, covered=len(prompt) - len(rest))
+            ids, written = session.beginning(held).followed_by(delta)
+            covered = len(prompt) - len(rest)
+            return Prompt(ids=ids, written=written, delta=delta, parent=held, covered=covered)
     ids = renderer.encode_raw(prompt)
     return Prompt(ids=ids, delta=ids)
 

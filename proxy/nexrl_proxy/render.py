@@ -23,6 +23,8 @@ from nexrl_proxy.template import REFUSALS, Template, read_json, sources_of
 from nexrl_proxy.text import Vocabulary
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+TAIL = 8
+"""Tokens; no opening that a parser looks for is longer."""
 MOST_REMEMBERED = 1024
 MOST_PROMPTS = 256
 RESERVED = frozenset(
@@ -150,9 +152,10 @@ class Renderer:
         """Return all that ids spell, special tokens included."""
         return b"".join(self.vocabulary.shown(token).raw for token in ids)
 
-    def tail(self, ids: Sequence[int], length: int = 8) -> str:
-        """Return the text of the last few ids."""
-        return "".join(map(self.vocabulary.literal, ids[-length:]))
+    def tail(self, ids: Sequence[int], *, end: int | None = None) -> str:
+        """Return the text of the last few ids, up to `end`."""
+        end = len(ids) if end is None else end
+        return "".join(map(self.vocabulary.literal, ids[max(0, end - TAIL) : end]))
 
     def _ids_of(self, texts: frozenset[str]) -> frozenset[int]:
         return frozenset(token for text in texts if (token := self.tokenizer.token_to_id(text)) is not None)

@@ -123,7 +123,7 @@ class Sampler:
             return Reader(None, PlainParser())
         parser: Parser = PlainParser()
         if draw.plan.talk is not None:
-            prompt_end = self._reading.renderer.tail(draw.prompt.ids[: draw.prompt.begun])
+            prompt_end = self._reading.renderer.tail(draw.prompt.ids, end=draw.prompt.begun)
             with_tools = bool(ask.tools) and ask.may_call
             parser = self._reading.parsers.parser(with_tools=with_tools, prompt_end=prompt_end, tools=ask.tools)
         vocabulary = self._reading.renderer.vocabulary

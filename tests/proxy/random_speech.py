@@ -60,7 +60,7 @@ class Speaker:
     def written(self, draw: random.Random, prompt: tuple[int, ...]) -> tuple[list[int], list[int]]:
         """Write a reply in the family's way."""
         assert self.family
-        reply = self.reply(draw, with_tools="looks" in self.world.renderer.tail(prompt, len(prompt)))
+        reply = self.reply(draw, with_tools=b"looks" in self.world.renderer.spelled(prompt))
         encode = self.world.renderer.encode
         behind_results = not self.world.renderer.tail(prompt).rstrip().endswith("<think>")
         ids = [

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from nexrl.errors import ServiceError
 from nexrl.records import Float32s, Int32s
@@ -26,6 +26,8 @@ class Work(Struct, frozen=True, kw_only=True, eq=False):
     """Its name while it runs; a new try gets a new one."""
     ids: Int32s
     """int32 [P], the prompt; empty where the engine renders messages itself."""
+    written: bytes = b""
+    """The ids as JSON without the brackets, where that is known."""
     params: dict[str, Any]
     """Sampling parameters under SGLang's names; only those that were set."""
     stream: bool
@@ -33,6 +35,11 @@ class Work(Struct, frozen=True, kw_only=True, eq=False):
     """Alternatives wanted beside each sampled token."""
     request: bytes | None = None
     """The same as an OpenAI chat request, for engines that render messages themselves."""
+
+    @property
+    def ids_json(self) -> Raw:
+        """The prompt as a JSON array."""
+        return Raw(b"[%b]" % self.written) if self.written else Raw(msgspec.json.encode(self.ids.tolist()))
 
 
 class Completion(Struct, kw_only=True, eq=False):

@@ -76,7 +76,7 @@ def body_of(work: Work) -> bytes:
     """Return the request."""
     request: dict[str, Any] = {
         "rid": work.rid,
-        "input_ids": work.ids.tolist(),
+        "input_ids": work.ids_json,
         "sampling_params": work.params,
         "return_logprob": True,
         "stream": work.stream,

@@ -137,7 +137,7 @@ def body_of(work: Work) -> bytes:
     request: dict[str, Any] = {
         **NEUTRAL,
         **{NAMES.get(name, name): value for name, value in params.items() if name not in GRAMMARS},
-        "prompt": work.ids.tolist(),
+        "prompt": work.ids_json,
         "request_id": work.rid,
         "logprobs": work.top_logprobs,
         "return_token_ids": True,
