@@ -7,7 +7,7 @@ READY := .venv/.ready
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-soak test-agents check format bench clean
+.PHONY: help quickstart test test-soak test-parity test-agents check format bench clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ test: $(READY)  ## all tests: fast ones first, then those that start whole syste
 
 test-soak: $(READY)  ## kill -9 and database crashes, again and again (ten minutes)
 	$(BIN)/pytest tests/soak --timeout 1800
+
+test-parity: $(READY)  ## losses and gradients against TRL's, installed on first use; every DeepSpeed stage against torch
+	$(BIN)/pytest tests/parity --timeout 1800
 
 test-agents: $(READY)  ## real agent frameworks, each in an environment of its own (installed on first use: minutes)
 	$(BIN)/pytest tests/agents --timeout 1800
@@ -50,5 +53,6 @@ $(READY): pyproject.toml constraints.txt
 	else \
 	  set -x; $(BIN)/pip install -q --no-deps $(TORCH); \
 	fi
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]' setuptools
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/pip install -q -c constraints.txt --no-build-isolation deepspeed
 	@touch $@

@@ -160,6 +160,19 @@ class Call(Struct, frozen=True, kw_only=True):
     ended_ns: int = 0
 
 
+class Turn(Struct, frozen=True, kw_only=True):
+    """Where one call's completion stands in a sequence, and what a trainer must know of how it was sampled."""
+
+    call: str
+    start: int
+    """Index of its first sampled token in the sequence."""
+    end: int
+    """Index after its last one."""
+    finish_reason: str = "stop"
+    altered: list[str] = []
+    """Sampling parameters by which the engine changed the distribution beyond temperature: see `sampling.py`."""
+
+
 class Sequence(Struct, frozen=True, kw_only=True):
     """One chain laid out for training. All arrays have the same length T.
 
@@ -179,6 +192,8 @@ class Sequence(Struct, frozen=True, kw_only=True):
     calls: list[str]
     """Ids of the calls along the chain, first to last."""
     agent: str | None = None
+    turns: list[Turn] = []
+    """One per call of the chain, in the same order."""
 
 
 class Drift(Struct, frozen=True, kw_only=True):

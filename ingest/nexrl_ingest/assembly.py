@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterable
 from collections.abc import Sequence as Ordered
 
-from nexrl.records import Call, Drift, Float32s, Int32s, Outcome, Reward, Sequence, Trajectory, encode
+from nexrl.records import Call, Drift, Float32s, Int32s, Outcome, Reward, Sequence, Trajectory, Turn, encode
+from nexrl.sampling import altered
 from nexrl_ingest.joining import joined
 
 INEXACT = "inexact"
@@ -193,6 +194,7 @@ def _context(prefix: Iterable[int], chain: list[Call]) -> Sequence:
         temperatures=Float32s([1.0] * length),
         calls=[call.id for call in chain],
         agent=chain[0].agent,
+        turns=[],
     )
 
 
@@ -207,3 +209,13 @@ def _extend(sequence: Sequence, call: Call) -> None:
     sequence.weight_versions.extend([-1] * prompt)
     sequence.weight_versions.extend(call.weight_versions if trained else [-1] * sampled)
     sequence.temperatures.extend([1.0] * prompt + [call.temperature if trained else 1.0] * sampled)
+    end = len(sequence.ids)
+    sequence.turns.append(
+        Turn(
+            call=call.id,
+            start=end - sampled,
+            end=end,
+            finish_reason=call.finish_reason,
+            altered=altered(call.sampling),
+        )
+    )

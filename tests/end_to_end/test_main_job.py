@@ -134,6 +134,15 @@ def test_a_failed_rollout_is_data_and_the_run_goes_on(model, tmp_path):
     assert "Traceback" not in output
 
 
+def test_a_reference_policy_stays_where_it_was_while_the_policy_moves_away_from_it(model, tmp_path):
+    settings = ["algorithm={advantage: reinforce_pp, kl: {coefficient: 0.1}}", "train.learning_rate=1e-3"]
+    code, output = train(PLAIN, tmp_path / "run", *settings, model=model)
+    assert code == 0, output
+    first, second = read_json_lines(tmp_path / "run/metrics.jsonl")
+    assert first["kl_reference"] == pytest.approx(0.0, abs=1e-6)
+    assert second["kl_reference"] > 1e-3
+
+
 def test_when_every_rollout_fails_the_run_stops_and_says_why(model, tmp_path):
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text('{"trouble": "crash"}\n')

@@ -29,11 +29,10 @@ def test_a_growing_conversation_is_one_sequence():
 
 
 def test_a_sequence_says_of_each_call_how_it_ended_and_what_changed_its_distribution():
-    cut = call([1], [2, 3], finish_reason="length", sampling={"temperature": 0.7, "top_p": 0.9, "presence_penalty": 0.5})
+    asked = {"temperature": 0.7, "top_p": 0.9, "presence_penalty": 0.5}
+    cut = call([1], [2, 3], finish_reason="length", sampling=asked)
     [sequence] = sequences([cut])
-    assert sequence.turns == [
-        Turn(call=cut.id, start=1, end=3, finish_reason="length", altered=["presence_penalty"])
-    ]
+    assert sequence.turns == [Turn(call=cut.id, start=1, end=3, finish_reason="length", altered=["presence_penalty"])]
 
 
 def test_of_two_calls_with_one_parent_the_first_continues_and_the_other_repeats_the_past_untrained():

@@ -20,7 +20,8 @@ def cluster(recipe: Recipe) -> Generator[None]:
     # Nothing about a user's runs leaves the machine unasked.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     private = recipe.ray.address is None
-    needed = recipe.train.threads + (recipe.engine.threads if recipe.engine.kind == "embedded" else 0)
+    ranks = (1 + len(recipe.algorithm.scorers)) * recipe.train.ranks
+    needed = ranks * recipe.train.threads + (recipe.engine.threads if recipe.engine.kind == "embedded" else 0)
     cpus = max(SMALLEST_CPUS, os.cpu_count() or 1, needed) if private else None
     try:
         ray.init(

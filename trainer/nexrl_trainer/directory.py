@@ -89,7 +89,7 @@ class RunDirectory:
         draft.mkdir(parents=True)
         yield draft
         (draft / "state.json").write_bytes(msgspec.json.encode(state))
-        for file in draft.iterdir():
+        for file in draft.rglob("*"):
             _sync(file)
         _sync(draft)
         shutil.rmtree(final, ignore_errors=True)

@@ -6,7 +6,9 @@ Everything that can be wrong in a recipe is found here, before Ray is loaded or 
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 from rich.console import Console
 
@@ -41,7 +43,8 @@ def read(recipe: Recipe) -> Given:
 def prepare_model(recipe: Recipe, console: Console) -> Path:
     """Return the model's directory, made first by the recipe's script where it does not exist yet.
 
-    Raises ConfigError where the script fails; what it said stands above.
+    Raises ConfigError where the script fails (what it said stands above), and where another policy that the algorithm
+    needs has another vocabulary.
     """
     path = recipe.resolve(recipe.model.path)
     if recipe.model.make and not path.exists():
@@ -53,4 +56,19 @@ def prepare_model(recipe: Recipe, console: Console) -> Path:
             raise ConfigError(f"model.make={recipe.model.make} --out {path}: exit code {code}, see above")
     if not (path / "config.json").is_file():
         raise ConfigError(f"model.path={recipe.model.path}: no config.json in {path}")
+    for name, other in recipe.algorithm.scorers.items():
+        if other and vocabulary(recipe.resolve(other)) != vocabulary(path):
+            raise ConfigError(
+                f"the algorithm's {name}, {other}: its vocabulary is not that of {path}, so its logprobs would be of "
+                "other tokens; use a model of the same family"
+            )
     return path
+
+
+def vocabulary(model: Path) -> Any:
+    """Return what a model's token ids stand for; where it has no tokenizer.json, how many there are."""
+    tokenizer = model / "tokenizer.json"
+    if tokenizer.is_file():
+        described = msgspec.json.decode(tokenizer.read_bytes())
+        return described["model"].get("vocab"), described.get("added_tokens")
+    return msgspec.json.decode((model / "config.json").read_bytes()).get("vocab_size")

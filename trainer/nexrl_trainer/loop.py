@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct, structs
@@ -18,14 +17,16 @@ from nexrl.errors import RunError
 from nexrl.records import Task, TrainingGroup, encode
 from nexrl.rewards import TOTAL
 from nexrl_ingest.client import IngestClient
-from nexrl_trainer.algorithms.clip import Clip
 from nexrl_trainer.directory import RunDirectory, State, write_whole
 from nexrl_trainer.engines.publisher import Publisher
-from nexrl_trainer.policy.batches import Datum, Selection, minibatches, select
-from nexrl_trainer.policy.service import Optimizer, TokenSums, TrainService
+from nexrl_trainer.measuring import Clock, step_metrics, token_means
+from nexrl_trainer.policy.batches import Datum, minibatches, weighed
+from nexrl_trainer.policy.schedule import learning_rate
+from nexrl_trainer.policy.scoring import Scorers, choose, with_column
+from nexrl_trainer.policy.service import Optimizer, TrainService
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
-from nexrl_trainer.rollouts.collect import Collected, Collector
+from nexrl_trainer.rollouts.collect import Collector
 from nexrl_trainer.tasks import evaluation_groups, tasks_of_step, training_groups
 
 TOKENIZER_FILES = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template")
@@ -38,6 +39,7 @@ class World(Struct, frozen=True, kw_only=True):
     tasks: Sequence[Task]
     heldout: Sequence[Task]
     policy: TrainService
+    scorers: Scorers
     model: Path
     """Where the run started from: config, tokenizer, weights."""
     publisher: Publisher
@@ -81,9 +83,9 @@ async def train(world: World, state: State, began: float) -> Result:
         refuse_hopeless(step, collected.groups)
         clock.lap("rollout_s")
 
-        selection = select(collected.groups, recipe.algorithm.advantage)
         world.progress.phase(f"step {step + 1}/{recipe.steps}: training", 0)
-        learned = await learn(world.policy, selection.datums, recipe)
+        selection = await choose(collected.groups, recipe.algorithm, state.version, world.scorers)
+        learned = await learn(world.policy, selection.datums, recipe, step)
         clock.lap("train_s")
 
         version = state.version + 1 if learned else state.version
@@ -124,23 +126,24 @@ async def train(world: World, state: State, began: float) -> Result:
     )
 
 
-async def learn(policy: TrainService, datums: Sequence[Datum], recipe: Recipe) -> list[dict[str, float]]:
+async def learn(policy: TrainService, datums: Sequence[Datum], recipe: Recipe, step: int) -> list[dict[str, float]]:
     """Make the step's optimizer updates; return what each one measured, first to last. Empty without datums."""
     algorithm = recipe.algorithm
-    clip = Clip(low=algorithm.clip_low, high=algorithm.clip_high)
     optimizer = Optimizer(
-        learning_rate=recipe.train.learning_rate,
+        learning_rate=learning_rate(recipe.train, step, recipe.steps),
         betas=recipe.train.betas,
         weight_decay=recipe.train.weight_decay,
         grad_clip=recipe.train.grad_clip,
     )
+    if algorithm.needs_proximal and datums:
+        datums = with_column(datums, "proximal", await policy.forward(list(datums)))
     learned: list[dict[str, float]] = []
     for _ in range(algorithm.epochs):
-        for batch in minibatches(datums, algorithm.minibatches):
-            normaliser = sum(datum.trained_tokens for datum in batch)
-            sums = await policy.forward_backward(batch, clip, normaliser)
-            step = await policy.optim_step(optimizer)
-            learned.append({**token_means(sums), "grad_norm": step.grad_norm})
+        for part in minibatches(datums, algorithm.minibatches):
+            batch = weighed(part, algorithm.normalisation, algorithm.constant_length)
+            sums = await policy.forward_backward(batch, algorithm.objective)
+            done = await policy.optim_step(optimizer)
+            learned.append({**token_means(sums), "grad_norm": done.grad_norm})
     return learned
 
 
@@ -195,64 +198,6 @@ def refuse_hopeless(step: int, groups: Sequence[TrainingGroup]) -> None:
 def commonest(reasons: Sequence[str]) -> str:
     """Say what went wrong most often. Example: a a b -> "2 times: a; 1 times: b"."""
     return "; ".join(f"{count} times: {reason}" for reason, count in Counter(reasons).most_common(3))
-
-
-def token_means(sums: TokenSums) -> dict[str, float]:
-    """Turn sums over trained tokens into means; loss is one already, gap_max is a maximum."""
-    means = {name: getattr(sums, name) / sums.tokens for name in ("ratio", "clipped", "entropy", "kl_engine", "gap")}
-    return {"loss": sums.loss, **means, "gap_max": sums.gap_max}
-
-
-def step_metrics(
-    version: int,
-    selection: Selection,
-    collected: Collected,
-    learned: Sequence[dict[str, float]],
-    clock: "Clock",
-) -> dict[str, Any]:
-    """Return everything a step's line in metrics.jsonl says."""
-    groups = collected.groups
-    sequences = [item for group in groups for trajectory in group.trajectories for item in trajectory.sequences]
-    versions = [v for item in sequences for v, flag in zip(item.weight_versions, item.loss_mask, strict=True) if flag]
-    stale = [version - item for item in versions]
-    rewards = selection.rewards
-    rollouts = len(rewards) + selection.failed
-    mean = sum(rewards) / len(rewards) if rewards else None
-    metrics: dict[str, Any] = {
-        "version": version,
-        "reward": mean,
-        "rollouts": rollouts,
-        "failed": selection.failed,
-        "groups": len(groups),
-        "without_contrast": selection.without_contrast,
-        "sequences": len(selection.datums),
-        "trained_tokens": sum(datum.trained_tokens for datum in selection.datums),
-        "sampled_tokens": len(versions),
-        # Not known where some of the rollouts were run before an interruption.
-        "sampled_tokens_per_s": len(versions) / clock.laps["rollout_s"] if collected.ran == rollouts else None,
-        "drift": sum(len(trajectory.drift) for group in groups for trajectory in group.trajectories),
-        "staleness_mean": sum(stale) / len(stale) if stale else 0.0,
-        "staleness_max": max(stale, default=0),
-        **clock.laps,
-    }
-    if learned:
-        means = {name: sum(item[name] for item in learned) / len(learned) for name in learned[0]}
-        # Before the step's first update the weights are the engine's own: what differs there is numerics alone.
-        metrics |= {**means, "gap": learned[0]["gap"], "gap_max": learned[0]["gap_max"]}
-    return metrics
-
-
-class Clock:
-    """Seconds between laps."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name] = now - self._last
-        self._last = now
 
 
 def write_summary(directory: RunDirectory, result: Result) -> None:

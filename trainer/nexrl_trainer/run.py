@@ -25,6 +25,7 @@ from nexrl_trainer.inputs import Given, prepare_model
 from nexrl_trainer.loop import Result, World, train, write_summary
 from nexrl_trainer.picture import draw_rewards
 from nexrl_trainer.policy.placed import PlacedTrainService
+from nexrl_trainer.policy.scoring import Scorers
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.recipe.tree import SamplingPolicy
@@ -63,7 +64,7 @@ async def _run(recipe: Recipe, given: Given, directory: RunDirectory, model: Pat
         http = await stack.enter_async_context(aiohttp.ClientSession())
         services = Services(stack, directory, {ADMIN_KEY_VARIABLE: key})
         policy, engine, ingest_url = await _all(
-            PlacedTrainService.start(folder, recipe.train, gpus=_gpu_share(recipe)),
+            PlacedTrainService.start(model, recipe.train, gpus=_gpu_share(recipe)),
             services.engine(recipe, folder, state.version),
             services.local("ingest", ["ingest", "--port", str(recipe.ingest.port), "--data", str(directory.ingest)]),
         )
@@ -89,6 +90,7 @@ async def _run(recipe: Recipe, given: Given, directory: RunDirectory, model: Pat
             tasks=given.tasks,
             heldout=given.heldout,
             policy=policy,
+            scorers=await _scorers(recipe, model),
             model=model,
             publisher=publisher,
             collector=collector,
@@ -178,9 +180,19 @@ def _sampling_policy(policy: SamplingPolicy) -> str:
     return msgspec.json.encode(set_).decode()
 
 
+async def _scorers(recipe: Recipe, model: Path) -> Scorers:
+    """Load the other policies that the algorithm needs, each placed as the policy is."""
+    started = [
+        PlacedTrainService.start(recipe.resolve(path) if path else model, recipe.train, gpus=_gpu_share(recipe))
+        for path in recipe.algorithm.scorers.values()
+    ]
+    return Scorers(**dict(zip(recipe.algorithm.scorers, await _all(*started), strict=True)))
+
+
 def _gpu_share(recipe: Recipe) -> float:
-    """One GPU is shared by policy and embedded engine; no GPU, no share."""
-    return 0.5 if recipe.train.device != "cpu" and gpus() else 0.0
+    """One GPU is shared by policy, embedded engine and what else scores tokens; no GPU, no share."""
+    shared = 2 + len(recipe.algorithm.scorers)
+    return 1 / shared if recipe.train.device != "cpu" and gpus() else 0.0
 
 
 async def _service_answer(name: str, reference: Any) -> Any:

@@ -1,15 +1,14 @@
-"""From leased groups to what the train service eats: datums, minibatches, packed micro-batches.
+"""What the train service eats: datums, dealt into minibatches, each token with the weight it counts in its minibatch.
 
-Pure. A rollout's advantage is computed once; each of its trained tokens carries it.
+Pure. What becomes a datum is `selection.py`'s to decide; how a minibatch is laid out for the model `packing.py`'s.
 """
 
 from collections.abc import Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from nexrl.records import Float32s, Int32s, TrainingGroup, Trajectory
-from nexrl.rewards import TOTAL
-from nexrl_trainer.algorithms.advantages import ADVANTAGES
+from nexrl.records import Float32s, Int32s
+from nexrl_trainer.algorithms.normalising import token_weights
 
 
 class Datum(Struct, frozen=True, kw_only=True):
@@ -24,48 +23,23 @@ class Datum(Struct, frozen=True, kw_only=True):
     temperatures: Float32s
     """float32 [T]"""
     weight_versions: Int32s
-    """int32 [T], -1 where the mask is 0."""
+    """int32 [T], -1 where nothing was sampled."""
     advantages: Float32s
     """float32 [T], read where the mask is 1."""
+    weights: Float32s
+    """float32 [T], what each token counts, read where the mask is 1: the loss is the weighted sum."""
+    proximal: Float32s | None = None
+    """float32 [T], the trainer's logprobs before the step's first update; None where the current ones stand for it."""
+    reference: Float32s | None = None
+    """float32 [T], logprobs under the reference policy."""
+    teacher: Float32s | None = None
+    """float32 [T], logprobs under the teacher."""
     session: str
-    """The attempt it came from, for whoever looks at a batch."""
+    """The attempt it came from: datums of one rollout have the same."""
 
     @property
     def trained_tokens(self) -> int:
         return sum(self.loss_mask)
-
-
-class Selection(Struct, frozen=True, kw_only=True):
-    """What of the leased groups is trained, and what was left out and why."""
-
-    datums: list[Datum]
-    rewards: list[float]
-    """Total reward of every completed rollout, in group order."""
-    failed: int
-    """Rollouts without a reward."""
-    without_contrast: int
-    """Groups whose rewards are all equal, or that have fewer than two completed rollouts: nothing to learn from."""
-
-
-def select(groups: Sequence[TrainingGroup], advantage: str) -> Selection:
-    """Give every trained token its rollout's advantage; leave out failed rollouts and groups without contrast.
-
-    `advantage` names a function of `algorithms.advantages`.
-    """
-    datums: list[Datum] = []
-    rewards: list[float] = []
-    failed = without_contrast = 0
-    for group in groups:
-        completed = [item for item in group.trajectories if item.status == "completed"]
-        failed += group.group.size - len(completed)
-        scores = [total_reward(item) for item in completed]
-        rewards += scores
-        if len(set(scores)) <= 1:
-            without_contrast += 1
-            continue
-        for trajectory, value in zip(completed, ADVANTAGES[advantage](scores), strict=True):
-            datums += _datums(trajectory, value)
-    return Selection(datums=datums, rewards=rewards, failed=failed, without_contrast=without_contrast)
 
 
 def minibatches(datums: Sequence[Datum], count: int) -> list[list[Datum]]:
@@ -86,40 +60,11 @@ def minibatches(datums: Sequence[Datum], count: int) -> list[list[Datum]]:
     return parts
 
 
-def micro_batches(datums: Sequence[Datum], token_budget: int) -> list[list[Datum]]:
-    """Cut into packs of at most `token_budget` tokens, longest first; a longer sequence goes alone.
-
-    First fit decreasing. Order does not change the loss, which is a sum over tokens.
-    """
-    packs: list[list[Datum]] = []
-    room: list[int] = []
-    for datum in sorted(datums, key=lambda item: -len(item.ids)):
-        index = next((i for i, free in enumerate(room) if free >= len(datum.ids)), None)
-        if index is None:
-            packs.append([datum])
-            room.append(token_budget - len(datum.ids))
-        else:
-            packs[index].append(datum)
-            room[index] -= len(datum.ids)
-    return packs
-
-
-def total_reward(trajectory: Trajectory) -> float:
-    """Return a completed rollout's weighted sum of rewards."""
-    return next(item.value for item in trajectory.rewards if item.name == TOTAL and item.by == "trainer")
-
-
-def _datums(trajectory: Trajectory, advantage: float) -> list[Datum]:
+def weighed(batch: Sequence[Datum], normalisation: str, constant: int | None = None) -> list[Datum]:
+    """Return a minibatch with the weight of each trained token, so that the loss of the whole is a plain sum."""
+    lengths = [datum.trained_tokens for datum in batch]
+    weights = token_weights(lengths, [datum.session for datum in batch], normalisation, constant)
     return [
-        Datum(
-            ids=item.ids,
-            loss_mask=item.loss_mask,
-            logprobs=item.logprobs,
-            temperatures=item.temperatures,
-            weight_versions=item.weight_versions,
-            advantages=Float32s([advantage * mask for mask in item.loss_mask]),
-            session=trajectory.session,
-        )
-        for item in trajectory.sequences
-        if any(item.loss_mask)
+        structs.replace(datum, weights=Float32s(weight * flag for flag in datum.loss_mask))
+        for datum, weight in zip(batch, weights, strict=True)
     ]

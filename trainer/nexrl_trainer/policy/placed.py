@@ -1,39 +1,59 @@
-"""A training backend in a Ray actor, as the loop sees it.
+"""A training backend in Ray actors, one a rank, as the loop sees it.
 
-Datums travel as MessagePack: one encoding for the wire, the disk and the actor.
+Every call goes to all ranks, which answer alike. Datums travel as MessagePack: one encoding for the wire, the disk and
+the actor.
 """
 
+import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from nexrl.errors import ServiceError
 from nexrl.records import Float32s, decode, encode
-from nexrl_trainer.algorithms.clip import Clip
+from nexrl_trainer.algorithms.objective import Objective
 from nexrl_trainer.policy.batches import Datum
-from nexrl_trainer.policy.service import Optimizer, Step, TokenSums
+from nexrl_trainer.policy.service import Capabilities, Optimizer, Step, Sums
 from nexrl_trainer.recipe.tree import Train
 
 
 @ray.remote
 class _Worker:
-    """The backend, in whatever process and on whatever machine Ray chose."""
+    """A rank of the backend, in whatever process and on whatever machine Ray chose."""
 
-    def __init__(self, model: str, config: Train) -> None:
-        from nexrl_trainer.policy.torch_backend import TorchBackend
+    backend: Any
 
-        self.backend = TorchBackend(Path(model), config)
+    def meeting_point(self) -> tuple[str, int]:
+        """Return this machine's address and a free port."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
-    def ready(self) -> bool:
-        return True
+    def open(self, model: str, config: Train, rank: int, meeting_point: tuple[str, int]) -> None:
+        if config.backend == "torch":
+            from nexrl_trainer.policy.torch_backend import TorchBackend
+
+            self.backend = TorchBackend(Path(model), config)
+        else:
+            from nexrl_trainer.policy.deepspeed_backend import DeepSpeedBackend, Rank
+
+            host, port = meeting_point
+            where = Rank(rank=rank, ranks=config.ranks, host=host, port=port)
+            self.backend = DeepSpeedBackend(Path(model), config, where)
+
+    def capabilities(self) -> Capabilities:
+        return self.backend.capabilities()
 
     def forward(self, datums: bytes) -> bytes:
         return encode(self.backend.forward(decode(datums, list[Datum])))
 
-    def forward_backward(self, datums: bytes, clip: Clip, normaliser: int) -> TokenSums:
-        return self.backend.forward_backward(decode(datums, list[Datum]), clip, normaliser)
+    def forward_backward(self, datums: bytes, objective: Objective) -> Sums:
+        return self.backend.forward_backward(decode(datums, list[Datum]), objective)
 
     def optim_step(self, optimizer: Optimizer) -> Step:
         return self.backend.optim_step(optimizer)
@@ -49,36 +69,66 @@ class _Worker:
 
 
 class PlacedTrainService:
-    """`TrainService` on a Ray actor."""
+    """`TrainService` on Ray actors."""
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    def __init__(self, actors: list[Any], group: Any) -> None:
+        self._actors = actors
+        self._group = group
 
     @classmethod
     async def start(cls, model: Path, config: Train, *, gpus: float) -> "PlacedTrainService":
-        """Place the backend and wait until the model is loaded."""
-        placed: Any = _Worker.options(num_cpus=config.threads, num_gpus=gpus)
-        actor = placed.remote(str(model), config)
-        await _answer(actor.ready.remote())
-        return cls(actor)
+        """Place the ranks and wait until the model is loaded; `gpus` is the share of a GPU that one alone takes.
+
+        Raises ServiceError where that fails.
+        """
+        if gpus and config.ranks > 1:
+            gpus = 1.0  # NCCL refuses two ranks on one GPU
+        bundle = {"CPU": float(config.threads)} | ({"GPU": gpus} if gpus else {})
+        group = placement_group([bundle] * config.ranks)
+        await group.ready()
+        actors = [_place(group, index, config.threads, gpus) for index in range(config.ranks)]
+        meeting_point = await _answer(actors[0].meeting_point.remote())
+        service = cls(actors, group)
+        await asyncio.gather(
+            *(_answer(actor.open.remote(str(model), config, rank, meeting_point)) for rank, actor in enumerate(actors))
+        )
+        return service
+
+    async def capabilities(self) -> Capabilities:
+        return await self._all("capabilities")
 
     async def forward(self, datums: list[Datum]) -> list[Float32s]:
-        return decode(await _answer(self._actor.forward.remote(encode(datums))), list[Float32s])
+        return decode(await self._all("forward", ray.put(encode(datums))), list[Float32s])
 
-    async def forward_backward(self, datums: list[Datum], clip: Clip, normaliser: int) -> TokenSums:
-        return await _answer(self._actor.forward_backward.remote(encode(datums), clip, normaliser))
+    async def forward_backward(self, datums: list[Datum], objective: Objective) -> Sums:
+        return await self._all("forward_backward", ray.put(encode(datums)), objective)
 
     async def optim_step(self, optimizer: Optimizer) -> Step:
-        return await _answer(self._actor.optim_step.remote(optimizer))
+        return await self._all("optim_step", optimizer)
 
     async def save(self, folder: Path) -> None:
-        await _answer(self._actor.save.remote(str(folder)))
+        await self._all("save", str(folder))
 
     async def load(self, folder: Path) -> None:
-        await _answer(self._actor.load.remote(str(folder)))
+        await self._all("load", str(folder))
 
     async def publish_weights(self, folder: Path) -> None:
-        await _answer(self._actor.publish_weights.remote(str(folder)))
+        await self._all("publish_weights", str(folder))
+
+    async def stop(self) -> None:
+        """End the ranks and give back what they took of the cluster."""
+        await asyncio.to_thread(remove_placement_group, self._group)
+
+    async def _all(self, method: str, *arguments: Any) -> Any:
+        """Call every rank; return the first one's answer."""
+        calls = [getattr(actor, method).remote(*arguments) for actor in self._actors]
+        return (await asyncio.gather(*map(_answer, calls)))[0]
+
+
+def _place(group: Any, index: int, cpus: int, gpus: float) -> Any:
+    strategy = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=index)
+    worker: Any = _Worker
+    return worker.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy).remote()
 
 
 async def _answer(reference: Any) -> Any:

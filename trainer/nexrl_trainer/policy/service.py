@@ -1,17 +1,21 @@
 """The train service: the small protocol every training backend speaks.
 
 Batches of datums in, awaitables out. Where a backend runs (a Ray actor, this process, somebody else's cluster) is its
-own business; the loop only awaits.
+own business; the loop only awaits. A backend is one file; `tests/trainer/backends` is what it has to pass.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
 
 from nexrl.records import Float32s
-from nexrl_trainer.algorithms.clip import Clip
+from nexrl_trainer.algorithms.objective import Objective
 from nexrl_trainer.policy.batches import Datum
+
+Sums = dict[str, float]
+"""What `algorithms.loss.loss_of` measures, over a whole batch: sums over trained tokens, and maxima (`_max`)."""
 
 
 class Optimizer(Struct, frozen=True, kw_only=True):
@@ -23,24 +27,6 @@ class Optimizer(Struct, frozen=True, kw_only=True):
     grad_clip: float
 
 
-class TokenSums(Struct, frozen=True, kw_only=True):
-    """Sums over the trained tokens of one forward_backward; divide by `tokens` for means."""
-
-    tokens: int
-    loss: float
-    """Already divided by the normaliser it was called with: the batch's loss is the sum of these."""
-    ratio: float
-    clipped: float
-    entropy: float
-    """In nats, of the distribution sampled from."""
-    kl_engine: float
-    """k3 estimate of KL(engine || policy)."""
-    gap: float
-    """Sum of |trainer logprob - engine logprob|."""
-    gap_max: float
-    """Largest |trainer logprob - engine logprob|."""
-
-
 class Step(Struct, frozen=True, kw_only=True):
     """What one optimizer step did."""
 
@@ -48,19 +34,38 @@ class Step(Struct, frozen=True, kw_only=True):
     """Before clipping."""
 
 
+class Capabilities(Struct, frozen=True, kw_only=True):
+    """What a backend is, for whoever plans with it or shows it."""
+
+    backend: str
+    ranks: int
+    """Processes that share a batch."""
+    parameters: int
+    trained_parameters: int
+    """Those the optimizer changes: fewer than all with LoRA."""
+    shared_prefixes: bool
+    """Beginnings that sequences of a batch share are computed once."""
+
+
 class TrainService(Protocol):
     """What the loop asks of a backend."""
+
+    async def capabilities(self) -> Capabilities: ...
 
     async def forward(self, datums: list[Datum]) -> list[Float32s]:
         """Return logprobs float32 [T] per datum under the current weights, 0 where the mask is 0."""
         ...
 
-    async def forward_backward(self, datums: list[Datum], clip: Clip, normaliser: int) -> TokenSums:
-        """Add the gradient of the clipped policy loss, summed over tokens and divided by `normaliser`."""
+    async def forward_backward(self, datums: list[Datum], objective: Objective) -> Sums:
+        """Add the gradient of the objective's loss: a sum over tokens that the datums' weights have normalised."""
         ...
 
     async def optim_step(self, optimizer: Optimizer) -> Step:
-        """Apply and clear the gradients."""
+        """Apply and clear the gradients.
+
+        Raises FloatingPointError (ServiceError from a placed backend) where their norm is no finite number; the weights
+        are then as they were.
+        """
         ...
 
     async def save(self, folder: Path) -> None:
@@ -68,9 +73,19 @@ class TrainService(Protocol):
         ...
 
     async def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
+        """Restore what `save` wrote, on whatever backend and number of ranks."""
         ...
 
     async def publish_weights(self, folder: Path) -> None:
         """Write the weights alone, in Hugging Face layout, where engines can read them."""
         ...
+
+
+def merged(parts: Iterable[Sums]) -> Sums:
+    """Put the sums of parts of a batch together."""
+    total: Sums = {}
+    for part in parts:
+        for name, value in part.items():
+            join = max if name.endswith("_max") else float.__add__
+            total[name] = join(total[name], value) if name in total else value
+    return total

@@ -2,7 +2,8 @@
 
     python -m nexrl_trainer.recipe.reference > docs/recipe.md
 
-The text beside each setting is the string that stands below its field in `tree.py`; a test keeps the page true.
+The text beside each setting is the string that stands below its field in `tree.py` or `algorithm.py`; a
+test keeps the page true.
 """
 
 import ast
@@ -13,7 +14,8 @@ from typing import Any
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from nexrl_trainer.recipe import tree
+from nexrl_trainer.recipe import algorithm, tree
+from nexrl_trainer.recipe.part import Part
 
 HEAD = """# The recipe
 
@@ -58,7 +60,7 @@ def _rows(part: type[Struct], prefix: str, notes: dict[tuple[str, str], str]) ->
 
 
 def _is_part(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, tree.Part)
+    return isinstance(kind, type) and issubclass(kind, Part)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
@@ -72,7 +74,7 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
 def _notes() -> dict[tuple[str, str], str]:
     """Return {(class, field): text}: Python itself does not keep the strings below fields."""
     found: dict[tuple[str, str], str] = {}
-    for part in ast.parse(inspect.getsource(tree)).body:
+    for part in (part for module in (tree, algorithm) for part in ast.parse(inspect.getsource(module)).body):
         if isinstance(part, ast.ClassDef):
             for field, text in zip(part.body, part.body[1:], strict=False):
                 if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):

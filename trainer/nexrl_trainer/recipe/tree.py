@@ -3,20 +3,15 @@
 What follows from other values is a property, so no file can set it inconsistently. Reading and merging is `file.py`.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
 from nexrl.errors import ConfigError
-
-Positive = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(gt=0)]
-
-
-class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of the recipe; unknown keys are errors."""
+from nexrl_trainer.recipe.algorithm import Algorithm
+from nexrl_trainer.recipe.part import NotNegative, Part, Positive, Seconds
 
 
 class Model(Part, frozen=True, kw_only=True):
@@ -38,7 +33,7 @@ class Agent(Part, frozen=True, kw_only=True):
     """Program and arguments; `{name}` stands for the task's field of that name. `python` is this Python."""
     stdin: str | None = None
     """Text for the agent's standard input, with the same `{name}`s."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = field(default_factory=dict[str, str])
     timeout_s: Seconds = 120.0
     concurrency: Positive = 8
     """Agents running at the same time."""
@@ -52,19 +47,25 @@ class Rollouts(Part, frozen=True, kw_only=True):
     """Rollouts per task that are compared with each other; a group of one has no baseline."""
 
 
-class Algorithm(Part, frozen=True, kw_only=True):
-    advantage: Literal["grpo", "dr_grpo"] = "grpo"
-    """`grpo` (arXiv 2402.03300) divides by the group's standard deviation, `dr_grpo` (arXiv 2503.20783) does not."""
-    clip_low: Annotated[float, Meta(gt=0, lt=1)] = 0.2
-    clip_high: Annotated[float, Meta(gt=0)] = 0.2
-    minibatches: Positive = 1
-    """Optimizer steps one pass over the step's rollouts is cut into."""
-    epochs: Positive = 1
-    """Passes over the step's rollouts."""
+class Lora(Part, frozen=True, kw_only=True):
+    """Low-rank adapters, arXiv 2106.09685: the model's own weights stay, only the adapters are trained."""
+
+    rank: Positive
+    alpha: Positive
+    """The adapters' product counts alpha / rank."""
+    targets: Annotated[list[str], Meta(min_length=1)]
+    """Linear layers that get one, by the end of their name: `q_proj`, `down_proj`; `all-linear` is all but the head."""
 
 
 class Train(Part, frozen=True, kw_only=True):
-    backend: Literal["torch"] = "torch"
+    backend: Literal["torch", "deepspeed"] = "torch"
+    """`torch` is one process, on a CPU or one GPU; `deepspeed` is `ranks` processes that share each batch."""
+    ranks: Positive = 1
+    """Processes of the deepspeed backend; each takes `threads` CPU threads and, where the cluster has them, a GPU."""
+    zero_stage: Literal[1, 2, 3] = 2
+    """What deepspeed's ranks share out: the optimizer's state; its gradients too; the weights too."""
+    offload_optimizer: bool = False
+    """Deepspeed keeps the optimizer's state in CPU memory and steps there."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Of the trainer and of the embedded engine; `auto` takes a GPU where torch sees one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -72,12 +73,30 @@ class Train(Part, frozen=True, kw_only=True):
     threads: Positive = 1
     """CPU threads of the trainer; two were slower than one on small models."""
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-6
+    """Of the steps after the warm-up, before the schedule lowers it."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls from the end of the warm-up to 0 after the last step."""
+    warmup_steps: NotNegative = 0
+    """First steps, over which the learning rate rises evenly."""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     grad_clip: Annotated[float, Meta(gt=0)] = 1.0
     """Largest gradient norm; larger gradients are scaled down to it."""
     micro_batch_tokens: Positive = 8192
-    """Tokens of packed sequences that go through the model at once; a longer sequence goes alone."""
+    """Tokens of packed sequences that go through the model at once, shared beginnings counted once; a longer sequence
+    goes alone."""
+    activation_checkpointing: bool = False
+    """Compute each layer's activations again in the backward pass instead of keeping them: slower, much less memory."""
+    lora: Lora | None = None
+    """Train adapters on the torch backend; engines get the merged weights, checkpoints hold the adapter as well."""
+
+    def __post_init__(self) -> None:
+        for name, default in (("ranks", 1), ("zero_stage", 2), ("offload_optimizer", False)):
+            value = getattr(self, name)
+            if self.backend == "torch" and value != default:
+                raise ValueError(f"train.{name}={value} is the deepspeed backend's: set train.backend=deepspeed")
+        if self.backend == "deepspeed" and self.lora:
+            raise ValueError("train.lora is the torch backend's: remove it, or set train.backend=torch")
 
 
 class Engine(Part, frozen=True, kw_only=True):
@@ -202,3 +221,11 @@ class Recipe(Part, frozen=True, kw_only=True):
                 raise ConfigError(f"{name}={path}: no file {self.resolve(path)}")
         if not self.model.make and not (self.resolve(self.model.path) / "config.json").is_file():
             raise ConfigError(f"model.path={self.model.path}: no config.json in {self.resolve(self.model.path)}")
+        if self.train.backend == "deepspeed" and not find_spec("deepspeed"):
+            raise ConfigError(
+                "train.backend=deepspeed: it is not installed; beside torch, run "
+                "DS_BUILD_OPS=0 pip install --no-build-isolation 'nexrl[deepspeed]'"
+            )
+        for name, path in self.algorithm.scorers.items():
+            if path and not (self.resolve(path) / "config.json").is_file():
+                raise ConfigError(f"the algorithm's {name}, {path}: no config.json in {self.resolve(path)}")
