@@ -17,10 +17,10 @@ quickstart: $(READY)  ## train an agent on this machine in minutes, without a GP
 
 test: $(READY)  ## all tests: fast ones first, then those that start whole systems
 	$(BIN)/pytest -m "not slow" -n 2
-	$(BIN)/pytest -m slow -n 2 --dist loadgroup
+	$(BIN)/pytest -m "slow and not soak" -n 2 --dist loadgroup
 
 test-soak: $(READY)  ## kill -9 and database crashes, again and again (ten minutes)
-	$(BIN)/pytest tests/soak --timeout 1800
+	$(BIN)/pytest -m soak tests/end_to_end tests/soak --timeout 1800
 
 test-parity: $(READY)  ## losses and gradients against TRL's, installed on first use; every DeepSpeed stage against torch
 	$(BIN)/pytest tests/parity --timeout 1800

@@ -13,7 +13,7 @@ from nexrl.records import Attempt, Group, Outcome, Task
 from nexrl.spans import attributes_of
 from nexrl_ingest import ledger
 from nexrl_ingest.rules import SECOND_NS
-from nexrl_ingest.span_log import span_in
+from nexrl_ingest.span_log import spans_at
 from nexrl_ingest.store import Connection, Store
 from nexrl_ingest.wire import External
 
@@ -64,9 +64,9 @@ def _meet(connection: Connection, before_ns: int) -> None:
 
 
 def _key(connection: Connection, session: str) -> str | None:
-    query = "SELECT body FROM spans WHERE session = ? ORDER BY seq LIMIT ?"
-    for [body] in connection.fetch(query, (session, KEYED_SPANS)):
-        key = attributes_of(span_in(body)).get(at.GROUP)
+    query = "SELECT block, place FROM spans WHERE session = ? ORDER BY seq LIMIT ?"
+    for found in spans_at(connection, connection.fetch(query, (session, KEYED_SPANS))):
+        key = attributes_of(found.span).get(at.GROUP)
         if isinstance(key, str) and key and "\0" not in key:
             return key
     return None

@@ -8,7 +8,7 @@ from nexrl.records import Reward, decode, encode
 from nexrl_ingest import ledger
 from nexrl_ingest.otlp.evaluations import Judgement
 from nexrl_ingest.refusals import RefusedError
-from nexrl_ingest.span_log import calls_of
+from nexrl_ingest.span_log import OF_TRACE, calls_of
 from nexrl_ingest.store import Connection
 
 
@@ -49,19 +49,19 @@ def settle(connection: Connection, traces: Collection[bytes], now_ns: int) -> No
 def _session_of(connection: Connection, judgement: Judgement) -> str | None:
     """Return the session of the span that is judged, or else the only one of its trace; None where that is unknown."""
     if judgement.span_id:
-        query = "SELECT session FROM spans WHERE trace_id = ? AND span_id = ?"
-        row = connection.fetch_one(query, (judgement.trace_id, judgement.span_id))
+        query = f"SELECT session FROM spans WHERE {OF_TRACE} AND span_id = ?"  # noqa: S608 - a condition of our own
+        row = connection.fetch_one(query, (judgement.trace_id, judgement.trace_id, judgement.span_id))
         if row is None or row[0]:
             return row[0] if row else None
-    query = "SELECT DISTINCT session FROM spans WHERE trace_id = ? AND session IS NOT NULL LIMIT 2"
-    found = connection.fetch(query, (judgement.trace_id,))
+    query = f"SELECT DISTINCT session FROM spans WHERE {OF_TRACE} AND session IS NOT NULL LIMIT 2"  # noqa: S608
+    found = connection.fetch(query, (judgement.trace_id, judgement.trace_id))
     return found[0][0] if len(found) == 1 else None
 
 
 def _with_call(connection: Connection, judgement: Judgement, session: str) -> Reward:
     """Return the reward with the call it is about; the whole session is judged where that is not one call of it."""
-    query = "SELECT 1 FROM spans WHERE trace_id = ? AND span_id = ? AND session = ? AND is_call = 1"
-    if connection.fetch_one(query, (judgement.trace_id, judgement.span_id, session)):
+    query = "SELECT 1 FROM spans WHERE session = ? AND is_call = 1 AND trace_id = ? AND span_id = ?"
+    if connection.fetch_one(query, (session, judgement.trace_id, judgement.span_id)):
         return structs.replace(judgement.reward, call=judgement.span_id.hex())
     if judgement.response:
         ids = [call.id for call in calls_of(connection, session) if call.response == judgement.response]

@@ -15,12 +15,14 @@ from typing import NamedTuple
 from aiohttp import web
 
 from nexrl.errors import ConfigError
+from nexrl_ingest import span_log
 from nexrl_ingest.refusals import RefusedError
 from nexrl_ingest.store import Connection, Store
 
 EVERY_S = 60.0
 SESSIONS_AT_ONCE = 50
 LOOSE_SPANS_AT_ONCE = 500
+_EVER = 2**62
 DAY_NS = 86_400 * 1_000_000_000
 GB = 1_000_000_000
 _log = logging.getLogger(__name__)
@@ -32,17 +34,14 @@ _OLDEST = (
     "AND NOT EXISTS (SELECT 1 FROM attempts AS others JOIN sessions AS theirs ON theirs.id = others.id "
     "WHERE others.group_id = attempts.group_id AND theirs.last_ns >= ?))) ORDER BY sessions.last_ns LIMIT ?"
 )
-_LOOSE = "SELECT seq FROM spans WHERE session IS NULL AND at_ns < ? ORDER BY seq LIMIT ?"
 _OF_A_SESSION = {
-    "sessions": "id",
-    "spans": "session",
     "rewards": "session",
     "measures": "session",
     "externals": "session",
     "outcomes": "attempt",
     "attempts": "id",
 }
-"""The tables that speak of a session, and the column that names it."""
+"""The tables that speak of a session besides its own and its spans, and the column that names it."""
 _OF_A_GROUP = {"leases": "group_id", "drops": "group_id", "groups": "id"}
 
 
@@ -102,14 +101,19 @@ def forget(connection: Connection, before_ns: int) -> int:
     """
     found = connection.fetch(_OLDEST, (before_ns, before_ns, SESSIONS_AT_ONCE))
     groups = sorted({group for _, group, _ in found if group is not None})
-    lone = [session for session, group, _ in found if group is None and _still_old(connection, session, before_ns)]
-    members = [id_ for group in groups for [id_] in connection.fetch(_MEMBERS, (group,))]
+    lone = {
+        session: seq
+        for session, group, _ in found
+        if group is None and (seq := _deleted(connection, session, before_ns)) is not None
+    }
+    members = {
+        id_: _deleted(connection, id_, None) for group in groups for [id_] in connection.fetch(_MEMBERS, (group,))
+    }
+    span_log.forget(connection, [seq for seq in (*lone.values(), *members.values()) if seq is not None])
     _delete(connection, _OF_A_SESSION, [*lone, *members])
     _delete(connection, _OF_A_GROUP, groups)
     until_ns = max((last_ns for _, _, last_ns in found), default=before_ns)
-    loose = connection.fetch(_LOOSE, (until_ns, LOOSE_SPANS_AT_ONCE))
-    connection.executemany("DELETE FROM spans WHERE seq = ?", loose)
-    return len(found) + len(loose)
+    return len(found) + span_log.forget_loose(connection, until_ns, LOOSE_SPANS_AT_ONCE)
 
 
 _MEMBERS = "SELECT id FROM attempts WHERE group_id = ?"
@@ -121,9 +125,14 @@ def _delete(connection: Connection, tables: dict[str, str], ids: Iterable[str]) 
         connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", rows)  # noqa: S608 - names of our own
 
 
-def _still_old(connection: Connection, session: str, before_ns: int) -> bool:
-    """Delete a session's row first: another replica that is just storing a span for it waits, or was quicker."""
-    return connection.execute("DELETE FROM sessions WHERE id = ? AND last_ns < ?", (session, before_ns)) == 1
+def _deleted(connection: Connection, session: str, before_ns: int | None) -> int | None:
+    """Delete a session's row, and return its number; None where there is none, or something came for it since.
+
+    It goes first: another replica that is just storing a span for the session waits, or was quicker.
+    """
+    query = "DELETE FROM sessions WHERE id = ? AND last_ns < ? RETURNING seq"
+    rows = connection.fetch(query, (session, _EVER if before_ns is None else before_ns))
+    return rows[0][0] if rows else None
 
 
 async def _watch(store: Store, limits: Limits) -> None:

@@ -1,6 +1,5 @@
 """`nexrl ingest`: the server as a process that owns its data directory."""
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -14,7 +13,7 @@ from aiohttp import web
 
 from nexrl.errors import ConfigError
 from nexrl.keys import admin_key
-from nexrl.service import serve_until_stopped
+from nexrl.service import run_loop, serve_until_stopped
 from nexrl_ingest.app import make_app
 from nexrl_ingest.forwarding import forwarder as forwarding
 from nexrl_ingest.forwarding.forwarder import Forwarder
@@ -63,7 +62,7 @@ def ingest(
     """Receive OpenTelemetry spans, keep them durably, and serve trajectories."""
     target = target_of(forward, forward_header or ())
     limits = limits_of(keep_days, keep_gb)
-    asyncio.run(_serve(data, database, host, port, limits, target, exit_with_parent=exit_with_parent))
+    run_loop(_serve(data, database, host, port, limits, target, exit_with_parent=exit_with_parent))
 
 
 async def _serve(

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from nexrl_ingest import judging, span_log
+from nexrl_ingest import blocks, judging, span_log
 from nexrl_ingest.access import REPORTERS, Caller, caller_of, require
 from nexrl_ingest.api import bodies
 from nexrl_ingest.api.context import ADMIN_KEY, CHANGES, STORE
@@ -30,7 +30,7 @@ from nexrl_ingest.store import Connection
 T = TypeVar("T")
 MessageT = TypeVar("MessageT", bound=Message)
 TRACES, LOGS, METRICS = "/v1/traces", "/v1/logs", "/v1/metrics"
-SMALL_BYTES = 512 * 1024
+SMALL_BYTES = 1024 * 1024
 """Of a request that is decoded at once; for a larger one a thread takes the time, and others are served meanwhile."""
 _log = logging.getLogger(__name__)
 
@@ -54,14 +54,17 @@ def refused(request: web.Request, status: int, message: str, headers: Mapping[st
 
 async def _traces(request: web.Request) -> web.Response:
     attempt = _reporter(request).attempt
-    batch = await _decoded(request, ExportTraceServiceRequest, lambda message: spans.batch(message, attempt))
-    rows, now_ns = batch.rows, time.time_ns()
+    batch = await _decoded(
+        request, ExportTraceServiceRequest, lambda message, packed: spans.batch(message, attempt, packed)
+    )
+    now_ns = time.time_ns()
 
     def keep(connection: Connection) -> None:
-        span_log.append(connection, rows, now_ns)
-        judging.settle(connection, {row.trace_id for row in rows}, now_ns)
+        for block in batch.blocks:
+            span_log.append(connection, block, now_ns)
+        judging.settle(connection, batch.traces, now_ns)
 
-    if rows:
+    if batch.blocks:
         await request.app[STORE].write(keep, exclusive=False)
     return _answer(request, spans.response(batch.errors), batch.errors)
 
@@ -69,7 +72,7 @@ async def _traces(request: web.Request) -> web.Response:
 async def _logs(request: web.Request) -> web.Response:
     attempt = _reporter(request).attempt
     found, errors = await _decoded(
-        request, ExportLogsServiceRequest, lambda message: evaluations.judgements(message, attempt)
+        request, ExportLogsServiceRequest, lambda message, _: evaluations.judgements(message, attempt)
     )
     now_ns = time.time_ns()
 
@@ -84,7 +87,7 @@ async def _logs(request: web.Request) -> web.Response:
 
 async def _metrics(request: web.Request) -> web.Response:
     _reporter(request)
-    points = await _decoded(request, ExportMetricsServiceRequest, metrics.count)
+    points = await _decoded(request, ExportMetricsServiceRequest, lambda message, _: metrics.count(message))
     return _answer(request, metrics.response(points), [])
 
 
@@ -94,12 +97,15 @@ def _reporter(request: web.Request) -> Caller:
     return caller
 
 
-async def _decoded(request: web.Request, kind: type[MessageT], use: Callable[[MessageT], T]) -> T:
+async def _decoded(request: web.Request, kind: type[MessageT], use: Callable[[MessageT, bytes | None], T]) -> T:
+    """Decode a request and use it, with its bytes as they came where those can be stored."""
     received = await bodies.received(request)
     encoding, content_type = request.headers.get("Content-Encoding", ""), request.content_type
 
     def work(limit: int) -> T:
-        return use(otlp.parse(decompress(received, encoding, limit), content_type, kind))
+        plain = decompress(received, encoding, limit)
+        as_it_came = content_type == otlp.PROTOBUF and encoding == "zstd" and blocks.fits(received, len(plain))
+        return use(otlp.parse(plain, content_type, kind), received if as_it_came else None)
 
     # JSON takes ten times as long as protobuf.
     if content_type == otlp.PROTOBUF and len(received) <= SMALL_BYTES:

@@ -134,6 +134,7 @@ def test_a_failed_rollout_is_data_and_the_run_goes_on(model, tmp_path):
     assert "Traceback" not in output
 
 
+@pytest.mark.soak
 def test_a_reference_policy_stays_where_it_was_while_the_policy_moves_away_from_it(model, tmp_path):
     settings = ["algorithm={advantage: reinforce_pp, kl: {coefficient: 0.1}}", "train.learning_rate=1e-3"]
     code, output = train(PLAIN, tmp_path / "run", *settings, model=model)
@@ -198,7 +199,11 @@ def wait_for(process, text):
 
 @pytest.mark.parametrize(
     ("moment", "delay_s"),
-    [("starting Ray", 1.0), ("step 1/3: rollouts", 0.2), ("step 2/3: training", 0.0)],
+    [
+        ("starting Ray", 1.0),
+        pytest.param("step 1/3: rollouts", 0.2, marks=pytest.mark.soak),
+        ("step 2/3: training", 0.0),
+    ],
 )
 def test_ctrl_c_stops_everything_and_the_same_command_goes_on(model, tmp_path, moment, delay_s):
     folder = tmp_path / "run"

@@ -31,7 +31,7 @@ async def test_whatever_was_acknowledged_survives_kill_9_at_any_moment(tmp_path)
             await asyncio.sleep(moments.uniform(0.05, 0.5))
             running.kill()
             await loading
-    assert min(len(promised.calls), len(promised.finished), len(promised.acked), len(promised.held)) > 10
+    assert min(len(promised.calls), len(promised.finished), len(promised.acked), len(promised.held)) > 1
     with Process(tmp_path) as running:
         await check(running.url, promised, [name for life in range(LIVES) for name in sessions_of(life)])
         await drain(running.url, promised)

@@ -117,7 +117,7 @@ async def test_an_export_refuses_what_it_cannot_do_whole(ingest, client, tmp_pat
         with pytest.raises(ConfigError, match="pip install"):
             await asyncio.to_thread(export, run="run-1", out=tmp_path / "out", data=data, format=Format.HF)
     await ingest.store.write(
-        lambda connection: connection.execute("DELETE FROM spans WHERE seq = (SELECT min(seq) FROM spans)")
+        lambda connection: connection.execute("DELETE FROM span_index WHERE seq = (SELECT min(seq) FROM spans)")
     )
     with pytest.raises(NexrlError, match="'a-0': 4 of 5 calls are still stored"):
         await asyncio.to_thread(export, run="run-1", out=tmp_path / "out", data=data)

@@ -12,7 +12,7 @@ from ingest_world import ADMIN_KEY, call, request_of
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
@@ -21,8 +21,7 @@ from nexrl.spans import span_of
 from nexrl_ingest.api import bodies
 from nexrl_ingest.ledger import knows
 from nexrl_ingest.otlp import packing
-from nexrl_ingest.otlp.spans import origin_of
-from nexrl_ingest.span_log import calls_of, span_in
+from nexrl_ingest.span_log import calls_of, spans_at
 
 AS_JSON = {"Content-Type": "application/json"}
 
@@ -219,10 +218,14 @@ async def test_the_resource_and_the_scope_of_a_span_are_kept_with_it(ingest):
     named = message.resource_spans[0].resource.attributes.add(key="service.name")
     named.value.string_value = "agent"
     assert await ingest.post(message.SerializeToString()) == (200, b"")
-    rows = await ingest.store.read(lambda connection: connection.fetch("SELECT body FROM spans"))
+
+    def work(connection) -> list[ResourceSpans]:
+        places = connection.fetch("SELECT block, place FROM spans ORDER BY seq")
+        return [found.origin() for found in spans_at(connection, places)]
+
     bare = message.resource_spans[0]
     del bare.scope_spans[0].spans[:]
-    assert [origin_of(span_in(body)) for [body] in rows] == [bare, bare]
+    assert await ingest.store.read(work) == [bare, bare]
 
 
 async def test_ids_in_json_are_hexadecimal_in_either_case_and_attributes_called_like_them_are_not(ingest):

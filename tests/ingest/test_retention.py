@@ -12,7 +12,7 @@ from nexrl.records import Attempt, Reward
 from nexrl_ingest import ledger, retention
 from nexrl_ingest.client import IngestClient
 from nexrl_ingest.retention import DAY_NS, Limits, keep_within, limits_of
-from nexrl_ingest.span_log import SpanRow, append
+from nexrl_ingest.span_log import Block, SpanRow, append
 
 ON_BOTH_STORES = True
 WEEK = Limits(age_ns=7 * DAY_NS)
@@ -21,8 +21,8 @@ NOW_NS = 100 * DAY_NS
 
 async def sent(store, session: str | None, day: int, *, size: int = 1) -> None:
     """Store a span of `size` bytes, as it would have arrived on that day."""
-    row = SpanRow(os.urandom(16), os.urandom(8), session, is_call=False, body=os.urandom(size))
-    await store.write(lambda connection: append(connection, [row], day * DAY_NS))
+    row = SpanRow(os.urandom(16), os.urandom(8), session, is_call=False)
+    await store.write(lambda connection: append(connection, Block(os.urandom(size), [row]), day * DAY_NS))
 
 
 async def left(store) -> list[str]:
@@ -78,12 +78,12 @@ async def test_a_complete_evaluation_is_done_with(store, client):
 
 async def test_by_size_the_oldest_go_until_the_rest_fits(store):
     for number in range(120):
-        await sent(store, f"session-{number:03}", 1 + number // 2, size=20_000)
+        await sent(store, f"session-{number:03}", 1 + number // 2, size=30_000)
     before = await store.size()
-    assert before > 120 * 20_000
-    await keep_within(store, Limits(size=1_800_000), NOW_NS)
+    assert before > 120 * 30_000
+    await keep_within(store, Limits(size=3_300_000), NOW_NS)
     kept = await left(store)
-    assert await store.size() <= 1_800_000
+    assert await store.size() <= 3_300_000
     assert kept == [f"session-{number:03}" for number in range(120 - len(kept), 120)]
     assert len(kept) > 30
 

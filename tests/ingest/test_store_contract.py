@@ -5,11 +5,11 @@ import threading
 import time
 
 import pytest
-from ingest_world import call, group
+from ingest_world import call, group, request_of
 
 from nexrl.records import Attempt, Outcome
-from nexrl.spans import span_of
 from nexrl_ingest import ledger, pool, span_log
+from nexrl_ingest.otlp.spans import batch
 from nexrl_ingest.refusals import NotFoundError
 from nexrl_ingest.store import Connection
 from nexrl_ingest.wire import LeaseRequest
@@ -31,9 +31,9 @@ def ids(connection: Connection) -> list[str]:
     return [id_ for [id_] in connection.fetch("SELECT id FROM attempts ORDER BY id")]
 
 
-def rows_of(*calls) -> list[span_log.SpanRow]:
-    spans = [span_of(item, prompt_tokens=1) for item in calls]
-    return [span_log.SpanRow(span.trace_id, span.span_id, "session-1", True, b"body") for span in spans]
+def block_of(*calls) -> span_log.Block:
+    [block] = batch(request_of(*calls), None).blocks
+    return block
 
 
 async def test_what_is_written_is_there_after_the_store_is_opened_again(store, open_store):
@@ -110,30 +110,40 @@ async def test_a_reader_cannot_write(store):
 async def test_values_come_back_as_they_went_in(store):
     def work(connection: Connection) -> list[tuple]:
         values = ("r ? % é 🦜", -(2**62), 0.1, b"\x00\xff", None)
-        query = "INSERT INTO spans (trace_id, span_id, session, is_call, body, at_ns) VALUES (?, ?, ?, ?, ?, ?)"
-        assert connection.execute(query, (b"t", values[3], values[0], True, b"", values[1])) == 1
-        assert connection.execute("UPDATE spans SET session = ? WHERE session LIKE '%parrot%'", ("x",)) == 0
-        connection.executemany("DELETE FROM spans WHERE session = ?", [])
+        query = "INSERT INTO attempts (id, group_id, rollout) VALUES (?, 'g', ?)"
+        assert connection.execute(query, (values[0], values[1])) == 1
+        assert connection.executemany(f"{query} ON CONFLICT DO NOTHING", [("a", True), ("b", 0), ("a", 2)]) == 2
+        assert connection.execute("UPDATE attempts SET id = ? WHERE id LIKE '%parrot%'", ("x",)) == 0
+        assert connection.executemany("DELETE FROM attempts WHERE id = ?", []) == 0
+        connection.execute("INSERT INTO judgements (id, trace_id, body) VALUES ('j', ?, ?)", (values[3], b""))
         connection.execute(
             "INSERT INTO rewards (session, name, value, call, by, at_ns) VALUES ('s', 'n', ?, ?, 'b', 1)",
             (values[2], values[4]),
         )
         return [
-            *connection.fetch("SELECT session, at_ns, span_id, is_call FROM spans"),
+            *connection.fetch("SELECT id, rollout FROM attempts ORDER BY seq LIMIT 2"),
+            *connection.fetch("SELECT trace_id, body FROM judgements"),
             connection.fetch_one("SELECT value, call FROM rewards WHERE session = ?", ("s",)),
             connection.fetch_one("SELECT value FROM rewards WHERE session = ?", ("nobody",)),
         ]
 
-    assert await store.write(work) == [("r ? % é 🦜", -(2**62), b"\x00\xff", 1), (0.1, None), None]
+    assert await store.write(work) == [
+        ("r ? % é 🦜", -(2**62)),
+        ("a", 1),
+        (b"\x00\xff", b""),
+        (0.1, None),
+        None,
+    ]
 
 
 async def test_a_span_that_comes_again_is_stored_once_and_its_session_is_heard_of_again(store):
-    rows = rows_of(call([1], [2]))
+    block = block_of(call([1], [2]))
     for now_ns in (5, 9):
-        await store.write(lambda connection, now_ns=now_ns: span_log.append(connection, rows, now_ns), exclusive=False)
+        await store.write(lambda connection, now_ns=now_ns: span_log.append(connection, block, now_ns), exclusive=False)
     assert await store.read(lambda connection: span_log.count_calls(connection, "session-1")) == 1
     found = await store.read(lambda connection: connection.fetch("SELECT id, first_ns, last_ns FROM sessions"))
     assert found == [("session-1", 5, 9)]
+    assert await store.read(lambda connection: connection.fetch("SELECT count(*) FROM blocks")) == [(1,)]
 
 
 async def test_two_openers_of_one_store_take_turns_where_they_decide(open_store):
@@ -162,12 +172,12 @@ async def test_two_openers_of_one_store_take_turns_where_they_decide(open_store)
 async def test_replicas_that_store_the_same_spans_crosswise_both_succeed(open_store):
     """In PostgreSQL they wait for each other in a circle until one of them is told to try again."""
     first, second = open_store(), open_store()
-    one, other = rows_of(call([1], [2]), call([3], [4]))
+    one, other = block_of(call([1], [2])), block_of(call([3], [4]))
 
-    def both(*rows: span_log.SpanRow):
+    def both(*blocks: span_log.Block):
         def work(connection: Connection) -> None:
-            for row in rows:
-                span_log.append(connection, [row], 1)
+            for block in blocks:
+                span_log.append(connection, block, 1)
                 time.sleep(0.05)
 
         return work

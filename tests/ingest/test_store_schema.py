@@ -2,21 +2,27 @@
 
 import sqlite3
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import psycopg
 import pytest
 import zstandard
-from ingest_world import call, group
+from ingest_world import call, group, request_of
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 
 from nexrl.errors import ConfigError
 from nexrl.records import encode
 from nexrl.spans import span_of
 from nexrl_ingest import ledger
-from nexrl_ingest.span_log import calls_of
+from nexrl_ingest.otlp.spans import batch
+from nexrl_ingest.span_log import append, calls_of, spans_at
+from nexrl_ingest.store import Connection
+from nexrl_ingest.store.connection import SqliteConnection
 from nexrl_ingest.store.embedded import FILE, EmbeddedStore, read_only
 from nexrl_ingest.store.postgres import PostgresStore
-from nexrl_ingest.store.schema import VERSION
+from nexrl_ingest.store.postgres_connection import PostgresConnection
+from nexrl_ingest.store.schema import MIGRATIONS, POSTGRES, SQLITE, VERSION, Types
 
 VERSION_1 = """
 CREATE TABLE spans (
@@ -50,6 +56,11 @@ CREATE INDEX leases_by_run ON leases (run, state);
 PRAGMA user_version = 1;
 """
 """As the first release made them."""
+ORIGIN = ResourceSpans(schema_url="https://example.org/1", scope_spans=[ScopeSpans(schema_url="https://example.org/2")])
+
+
+def zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=1).compress(data)
 
 
 def of_version_1(directory: Path, *calls) -> Path:
@@ -106,6 +117,72 @@ def test_opening_a_current_file_again_changes_nothing(tmp_path):
     before = tables(tmp_path / FILE)
     EmbeddedStore(tmp_path).close()
     assert tables(tmp_path / FILE) == before
+
+
+def of_version_4(connection: Connection, types: Types, *calls) -> None:
+    """Make the tables of version 4, in which each span was stored by itself, with its origin in a field of its own."""
+    words = types._asdict() | {"now_ns": 1}
+    for script in chain.from_iterable(MIGRATIONS[:4]):
+        for statement in script.split(";")[:-1]:
+            connection.execute(statement.format_map(words))
+    for number, item in enumerate(calls):
+        origin = ORIGIN.SerializeToString()
+        in_field_1000 = b"\xc2\x3e" + bytes((len(origin),)) + origin
+        body = span_of(item, prompt_tokens=1).SerializeToString() + in_field_1000
+        connection.execute(
+            "INSERT INTO spans (seq, trace_id, span_id, session, is_call, body, at_ns) VALUES (?, ?, ?, ?, 1, ?, ?)",
+            (2 * number + 1, b"t" * 16, bytes.fromhex(item.id), item.session, zstd(body), number),
+        )
+        query = "INSERT INTO sessions (id, first_ns, last_ns) VALUES (?, 1, 1) ON CONFLICT DO NOTHING"
+        connection.execute(query, (item.session,))
+    query = "INSERT INTO spans (seq, trace_id, span_id, is_call, body) VALUES (700, ?, ?, 0, ?)"
+    connection.execute(query, (b"", b"", b""))
+    connection.execute("DELETE FROM spans WHERE seq = 700")
+
+
+def sqlite_of_version_4(directory: Path, *calls) -> EmbeddedStore:
+    directory.mkdir()
+    with closing(sqlite3.connect(directory / FILE)) as raw:
+        of_version_4(SqliteConnection(raw), SQLITE, *calls)
+        raw.execute("PRAGMA user_version = 4")
+        raw.commit()
+    return EmbeddedStore(directory)
+
+
+def postgres_of_version_4(url: str, *calls) -> PostgresStore:
+    with psycopg.connect(url) as raw:
+        for statement in ("CREATE SCHEMA nexrl_ingest", "SET search_path TO nexrl_ingest"):
+            raw.execute(statement)
+        of_version_4(PostgresConnection(raw), POSTGRES, *calls)
+        raw.execute("ALTER TABLE spans ALTER COLUMN seq RESTART WITH 701")
+        raw.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+        raw.execute("INSERT INTO schema_version VALUES (4)")
+    return PostgresStore(url)
+
+
+@pytest.mark.parametrize("kind", ["embedded", "postgres"])
+async def test_spans_of_version_4_move_into_blocks_under_their_numbers(kind, tmp_path, request):
+    sent = [call([number], [number], session=f"session-{number % 2}") for number in range(130)]
+    if kind == "embedded":
+        store = sqlite_of_version_4(tmp_path / "old", *sent)
+    else:
+        store = postgres_of_version_4(request.getfixturevalue("postgres").new_database(), *sent)
+    for number in range(2):
+        found = await store.read(lambda connection, number=number: calls_of(connection, f"session-{number}"))
+        assert found == sent[number::2]
+
+    def origins(connection: Connection) -> list[ResourceSpans]:
+        places = connection.fetch("SELECT block, place FROM spans ORDER BY seq")
+        return [found.origin() for found in spans_at(connection, places)]
+
+    assert await store.read(origins) == [ORIGIN] * len(sent)
+    seqs = await store.read(lambda connection: connection.fetch("SELECT seq, at_ns FROM spans ORDER BY seq"))
+    assert seqs == [(2 * number + 1, number) for number in range(130)]
+    [block] = batch(request_of(call([1], [2])), None).blocks
+    await store.write(lambda connection: append(connection, block, 1))
+    [[last]] = await store.read(lambda connection: connection.fetch("SELECT max(seq) FROM spans"))
+    assert last > 700  # never again the number of a span that somebody may have seen
+    store.close()
 
 
 def test_a_file_of_a_newer_nexrl_is_refused(tmp_path):

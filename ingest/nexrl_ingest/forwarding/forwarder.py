@@ -21,14 +21,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from nexrl_ingest.forwarding.sending import Stored, request_of
 from nexrl_ingest.forwarding.target import Target
 from nexrl_ingest.refusals import UnavailableError
-from nexrl_ingest.span_log import span_in
+from nexrl_ingest.span_log import spans_at
 from nexrl_ingest.store import Connection, Store
 
 SHARED_SETTLED_S = 5.0
 """In a database that several replicas share, a span may become visible so much later than one that came after it."""
 MOST_SPANS = 64
 MOST_BYTES = 1024 * 1024
-"""Of stored bodies in one request, unless its only span is larger."""
+"""Of stored spans in one request, unless its only span is larger."""
 NAP_S = 0.5
 """Between looks at a log that had nothing new."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
@@ -105,7 +105,7 @@ class Forwarder:
             self._most = len(stored) // 2
             return
         [item] = stored
-        log.error("span %s is not forwarded: %s: %s", item.span.span_id.hex(), self._target.url, verdict.reason)
+        log.error("span %s is not forwarded: %s: %s", item.found.span.span_id.hex(), self._target.url, verdict.reason)
         self.counters["refused"] += 1
         self._failures = 0
         await self._advance(item.seq)
@@ -132,15 +132,17 @@ class Forwarder:
 
     def _next(self, connection: Connection) -> list[Stored]:
         row = connection.fetch_one("SELECT seq FROM forwarding WHERE target = ?", (self._target.url,))
-        query = "SELECT seq, session, body FROM spans WHERE seq > ? AND at_ns <= ? ORDER BY seq LIMIT ?"
+        query = "SELECT seq, session, block, place FROM spans WHERE seq > ? AND at_ns <= ? ORDER BY seq LIMIT ?"
         settled_ns = time.time_ns() - self._settled_ns
+        rows = connection.fetch(query, (row[0] if row else 0, settled_ns, self._most))
         found: list[Stored] = []
         size = 0
-        for seq, session, body in connection.fetch(query, (row[0] if row else 0, settled_ns, self._most)):
-            size += len(body)
+        spans = spans_at(connection, [(block, place) for _, _, block, place in rows])
+        for (seq, session, _, _), one in zip(rows, spans, strict=False):
+            size += one.span.ByteSize()
             if found and size > MOST_BYTES:
                 break
-            found.append(Stored(seq, session, span_in(body)))
+            found.append(Stored(seq, session, one))
         return found
 
     async def _advance(self, seq: int) -> None:

@@ -9,7 +9,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from nexrl import attributes as at
-from nexrl_ingest.otlp.spans import origin_of
+from nexrl_ingest.blocks import Found
 
 SESSION_ID = "session.id"
 """What Phoenix and Langfuse group by."""
@@ -23,7 +23,7 @@ class Stored(NamedTuple):
 
     seq: int
     session: str | None
-    span: Span
+    found: Found
 
 
 def request_of(stored: Iterable[Stored]) -> ExportTraceServiceRequest:
@@ -31,13 +31,13 @@ def request_of(stored: Iterable[Stored]) -> ExportTraceServiceRequest:
     request = ExportTraceServiceRequest()
     groups: dict[bytes, Any] = {}
     for item in stored:
-        origin = origin_of(item.span)
+        origin = item.found.origin()
         key = origin.SerializeToString(deterministic=True)
         if key not in groups:
             group = request.resource_spans.add()
             group.CopyFrom(origin)
-            groups[key] = group.scope_spans[0] if group.scope_spans else group.scope_spans.add()
-        groups[key].spans.append(sendable(item.span, item.session))
+            groups[key] = group.scope_spans[0]
+        groups[key].spans.append(sendable(item.found.span, item.session))
     return request
 
 

@@ -75,10 +75,10 @@ def _judgement(record: LogRecord, resource: Resource, attempt: str | None) -> Ju
     values = {item.key: python_value(item.value) for item in record.attributes}
     if (event := record.event_name or values.get(_EVENT_NAME)) != EVENT:
         raise PayloadError(f"a log record named {str(event or '')[:80]!r} is not kept: only {EVENT} is, as a reward")
-    session = naming.session_of(record.attributes, resource.attributes, attempt)
+    session = naming.session_of({item.key: item.value for item in record.attributes}, resource.attributes, attempt)
     pointing = bool(record.trace_id or record.span_id)
     if pointing:
-        naming.check_ids(record.trace_id, record.span_id or b"unknown.", f"{EVENT} {values.get(NAME)!r}")
+        naming.check_ids(record.trace_id, record.span_id or b"unknown.", lambda: f"{EVENT} {values.get(NAME)!r}")
     if not session and not pointing:
         raise PayloadError(f"{EVENT} {values.get(NAME)!r} names no session and no trace: set {at.SESSION}")
     return Judgement(

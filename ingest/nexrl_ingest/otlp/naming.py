@@ -1,8 +1,8 @@
 """Whose telemetry it is: the session that a span or a log record names, and the ids it must have."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from nexrl import attributes as at
 from nexrl.errors import PayloadError
@@ -11,24 +11,28 @@ from nexrl_ingest.refusals import ForbiddenError
 SESSION_NAMES = (at.SESSION, at.CONVERSATION, "session.id")
 """What instrumentations call a session, in the order asked; the first is also the key of our W3C baggage entry."""
 TRACE_ID_BYTES, SPAN_ID_BYTES = 16, 8
+NO_TRACE, NO_SPAN = bytes(TRACE_ID_BYTES), bytes(SPAN_ID_BYTES)
 LONGEST_SESSION = 1000
 
 
-def check_ids(trace_id: bytes, span_id: bytes, what: str) -> None:
+def check_ids(trace_id: bytes, span_id: bytes, what: Callable[[], str]) -> None:
     """Raise PayloadError unless both are ids as W3C Trace Context has them: of full length, and not all zeros."""
-    proper = len(trace_id) == TRACE_ID_BYTES and len(span_id) == SPAN_ID_BYTES and any(trace_id) and any(span_id)
-    if not proper:
-        raise PayloadError(f"{what}: trace id {trace_id[:20].hex()!r}, span id {span_id[:20].hex()!r} are no valid ids")
+    if len(trace_id) != TRACE_ID_BYTES or len(span_id) != SPAN_ID_BYTES or trace_id == NO_TRACE or span_id == NO_SPAN:
+        ids = f"trace id {trace_id[:20].hex()!r}, span id {span_id[:20].hex()!r}"
+        raise PayloadError(f"{what()}: {ids} are no valid ids")
 
 
-def session_of(own: Iterable[KeyValue], resource: Iterable[KeyValue], attempt: str | None) -> str | None:
+def session_of(own: Mapping[str, AnyValue], resource: Iterable[KeyValue], attempt: str | None) -> str | None:
     """Return the session that telemetry belongs to, None where it names none.
 
     What an attempt key sends is its attempt's, whatever frameworks call their sessions; raises ForbiddenError where
     it names another attempt.
     """
+    if attempt is None and at.SESSION in own and (named := own[at.SESSION].string_value):
+        return checked(named)
     # Of one name the span's own value comes before its resource's.
-    texts = {item.key: item.value.string_value for found in (resource, own) for item in found if _names(item)}
+    given = {item.key: item.value for item in resource} | dict(own)
+    texts = {name: given[name].string_value for name in SESSION_NAMES if name in given and given[name].string_value}
     if attempt is None:
         return next((checked(texts[name]) for name in SESSION_NAMES if name in texts), None)
     if (named := texts.get(at.SESSION, attempt)) != attempt:
@@ -45,7 +49,3 @@ def checked(session: str) -> str:
             f"session {session[:80]!r}: a name has at most {LONGEST_SESSION} characters, none of them NUL"
         )
     return session
-
-
-def _names(item: KeyValue) -> bool:
-    return item.key in SESSION_NAMES and bool(item.value.string_value)

@@ -6,8 +6,8 @@ A pure function of what is stored, so it does not matter which of them arrived f
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from nexrl_ingest.otlp.spans import origin_of
-from nexrl_ingest.span_log import span_in
+from nexrl_ingest.blocks import Found
+from nexrl_ingest.span_log import OF_TRACE, spans_at
 from nexrl_ingest.steps.step import Step
 from nexrl_ingest.steps.understanding import understand
 from nexrl_ingest.store import Connection
@@ -50,18 +50,22 @@ def owned(nodes: Iterable[Node], session: str) -> set[bytes]:
 
 
 def _of_trace(connection: Connection, trace: bytes, session: str) -> list[Step]:
-    query = "SELECT span_id, session, is_call, body FROM spans WHERE trace_id = ?"
-    sessions = connection.fetch("SELECT DISTINCT session FROM spans WHERE trace_id = ?", (trace,))
+    query = f"SELECT block, place, session, is_call FROM spans WHERE {OF_TRACE}"  # noqa: S608 - a condition of our own
+    named = f"SELECT DISTINCT session FROM spans WHERE {OF_TRACE}"  # noqa: S608
+    sessions = connection.fetch(named, (trace, trace))
     if {name for [name] in sessions if name} == {session}:
-        return [_step(body) for _, _, _, body in connection.fetch(f"{query} AND is_call = 0", (trace,))]
-    rows = connection.fetch(query, (trace,))
-    mine = owned((Node(id_, span_in(body).parent_span_id, named) for id_, named, _, body in rows), session)
-    return [_step(body) for id_, _, is_call, body in rows if id_ in mine and not is_call]
+        rows = connection.fetch(f"{query} AND is_call = 0 ORDER BY seq", (trace, trace))
+        return [_step(found) for found in spans_at(connection, [(block, place) for block, place, _, _ in rows])]
+    rows = connection.fetch(f"{query} ORDER BY seq", (trace, trace))
+    spans = list(spans_at(connection, [(block, place) for block, place, _, _ in rows]))
+    pairs = list(zip(rows, spans, strict=True))
+    nodes = (Node(found.span.span_id, found.span.parent_span_id, row[2]) for row, found in pairs)
+    mine = owned(nodes, session)
+    return [_step(found) for row, found in pairs if found.span.span_id in mine and not row[3]]
 
 
-def _step(body: bytes) -> Step:
-    span = span_in(body)
-    return understand(span, origin_of(span).resource)
+def _step(found: Found) -> Step:
+    return understand(found.span, found.resource.resource)
 
 
 def _ancestors(node: Node, by_id: dict[bytes, Node]) -> list[Node]:

@@ -19,8 +19,8 @@ class Connection(Protocol):
         """Run a statement; return how many rows it changed."""
         ...
 
-    def executemany(self, query: str, rows: Iterable[Sequence[Value]]) -> None:
-        """Run a statement once per row of parameters."""
+    def executemany(self, query: str, rows: Iterable[Sequence[Value]]) -> int:
+        """Run a statement once per row of parameters; return how many rows it changed."""
         ...
 
     def fetch(self, query: str, parameters: Sequence[Value] = ()) -> list[Row]:
@@ -41,8 +41,8 @@ class SqliteConnection:
     def execute(self, query: str, parameters: Sequence[Value] = ()) -> int:
         return self.raw.execute(query, parameters).rowcount
 
-    def executemany(self, query: str, rows: Iterable[Sequence[Value]]) -> None:
-        self.raw.executemany(query, rows)
+    def executemany(self, query: str, rows: Iterable[Sequence[Value]]) -> int:
+        return max(0, self.raw.executemany(query, rows).rowcount)
 
     def fetch(self, query: str, parameters: Sequence[Value] = ()) -> list[Row]:
         return self.raw.execute(query, parameters).fetchall()

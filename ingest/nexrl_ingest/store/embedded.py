@@ -23,6 +23,10 @@ FILE = "ingest.sqlite"
 READERS = 2
 PATIENCE_S = 30.0
 """How long a statement waits for a lock of another process, such as somebody's `sqlite3` on the file."""
+PAGE_BYTES = 16 * 1024
+"""Of a new file: blocks are long, and each page of one is written by itself."""
+CACHE_KIB = 16 * 1024
+"""Of pages: what is committed together should find room in it."""
 _INCREMENTAL = 2
 _PAGES_AT_ONCE = 500
 _WORKS_FAULT = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError, sqlite3.IntegrityError)
@@ -149,10 +153,12 @@ def _reclaim(path: Path) -> None:
 def _open(path: Path) -> sqlite3.Connection:
     # Transactions are begun by hand: the module's own would begin them behind our back.
     raw = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=PATIENCE_S)
-    # Before anything else: it says how a new file is laid out.
+    # Before anything else: they say how a new file is laid out.
+    raw.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
     raw.execute("PRAGMA journal_mode = WAL")
     raw.execute("PRAGMA synchronous = FULL")
+    raw.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     return raw
 
 

@@ -25,8 +25,8 @@ from nexrl_ingest.store.schema import POSTGRES, VERSION, migrate, refuse_newer
 T = TypeVar("T")
 READERS = 4
 ROW_BYTES = 200
-"""Of a span besides its body, indexes included."""
-TABLES = ("spans", "sessions", "rewards", "attempts", "outcomes", "groups", "leases")
+"""Of a span in the index, and what its session adds."""
+TABLES = ("blocks", "span_index", "traces", "sessions", "rewards", "attempts", "outcomes", "groups", "leases")
 """Those that retention deletes from."""
 _TAKE_TURNS = "SELECT pg_advisory_xact_lock(474148794988)"
 """The lock's key is "nexrl" as a number."""
@@ -140,8 +140,9 @@ def _reading(raw: Raw) -> Generator[Connection]:
 
 def _used(connection: Connection) -> int:
     # Not the size of the tables: room that is free inside of them is still part of that.
-    [[size]] = connection.fetch(f"SELECT coalesce(sum(octet_length(body) + {ROW_BYTES}), 0) FROM spans")  # noqa: S608
-    return int(size)
+    [[size]] = connection.fetch("SELECT coalesce(sum(octet_length(body)), 0) FROM blocks")
+    [[spans]] = connection.fetch("SELECT count(*) FROM span_index")
+    return int(size) + spans * ROW_BYTES
 
 
 def _reclaim(url: str, name: str) -> None:
@@ -165,8 +166,8 @@ def _prepare(raw: Raw, name: str) -> None:
     refuse_newer(name, version)
     if version < VERSION:
         migrate(PostgresConnection(raw), version, POSTGRES)
-        # Bodies are packed already: trying again would cost time and win nothing.
-        raw.execute("ALTER TABLE spans ALTER COLUMN body SET STORAGE EXTERNAL")
+        # Blocks are packed already: trying again would cost time and win nothing.
+        raw.execute("ALTER TABLE blocks ALTER COLUMN body SET STORAGE EXTERNAL")
         raw.execute("DELETE FROM schema_version")
         raw.execute("INSERT INTO schema_version VALUES (%s)", (VERSION,))
     raw.execute("COMMIT")

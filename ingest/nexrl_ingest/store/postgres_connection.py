@@ -27,10 +27,13 @@ class PostgresConnection:
     def execute(self, query: str, parameters: Sequence[Value] = ()) -> int:
         return self._run(query, parameters).rowcount
 
-    def executemany(self, query: str, rows: Iterable[Sequence[Value]]) -> None:
+    def executemany(self, query: str, rows: Iterable[Sequence[Value]]) -> int:
         given = [_values(row) for row in rows]
-        if given:
-            self.raw.cursor().executemany(_translated(query), given)
+        if not given:
+            return 0
+        cursor = self.raw.cursor()
+        cursor.executemany(_translated(query), given)
+        return cursor.rowcount
 
     def fetch(self, query: str, parameters: Sequence[Value] = ()) -> list[Row]:
         return self._run(query, parameters).fetchall()

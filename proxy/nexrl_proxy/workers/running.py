@@ -5,9 +5,8 @@ import tempfile
 from pathlib import Path
 
 from nexrl.errors import ConfigError
-from nexrl.service import announce
+from nexrl.service import announce, run_loop
 from nexrl_proxy.listening import bound
-from nexrl_proxy.process import run_loop
 from nexrl_proxy.workers.supervisor import Place, Supervisor
 from nexrl_proxy.workers.worker import MakeApp, Shared, work
 

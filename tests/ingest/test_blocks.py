@@ -1,0 +1,117 @@
+"""Blocks: requests are stored as they come where that can be, and every span is found in them again."""
+
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from ingest_world import call, request_of
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from test_otlp_fuzz import odd_calls
+
+from nexrl.spans import call_of, span_of
+from nexrl_ingest import blocks, span_log
+from nexrl_ingest.otlp.soundness import is_sound
+from nexrl_ingest.otlp.spans import batch
+from nexrl_ingest.retention import DAY_NS, Limits, keep_within
+from nexrl_ingest.store import Connection
+
+ON_BOTH_STORES = True
+TEXT = {"role": "user", "content": 'é \\ \n " 🦜'}
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+
+
+async def bodies(store) -> list[bytes]:
+    found = await store.read(lambda connection: connection.fetch("SELECT body FROM blocks ORDER BY seq"))
+    return [bytes(body) for [body] in found]
+
+
+async def calls(store, session: str):
+    return await store.read(lambda connection: span_log.calls_of(connection, session))
+
+
+async def test_a_request_that_comes_as_zstd_is_stored_as_it_came(ingest):
+    first, second = call([1], [2]), call([3], [4], session="session-2")
+    packed = zstandard.ZstdCompressor(level=19).compress(request_of(first, second).SerializeToString())
+    assert await ingest.post(packed, Content_Encoding="zstd") == (200, b"")
+    assert await bodies(ingest.store) == [packed]
+    assert await calls(ingest.store, "session-1") == [first]
+    assert await calls(ingest.store, "session-2") == [second]
+
+
+async def test_a_rejected_span_is_not_stored_with_its_neighbours(ingest):
+    kept = call([1], [2])
+    request = request_of(kept, Span(name="nobody", trace_id=b"short")).SerializeToString()
+    await ingest.post(zstandard.ZstdCompressor().compress(request), Content_Encoding="zstd")
+    [body] = await bodies(ingest.store)
+    assert [call_of(found.span) for found in blocks.spans_in(body)] == [kept]
+
+
+async def test_a_frame_that_does_not_say_how_large_it_is_is_stored_as_one_that_does(ingest):
+    sent = call([1], [2])
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(request_of(sent).SerializeToString())
+    assert await ingest.post(unsized, Content_Encoding="zstd") == (200, b"")
+    assert await calls(ingest.store, "session-1") == [sent]
+
+
+async def test_a_large_request_is_cut_so_that_one_span_is_not_read_with_thousands(ingest, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 3000)
+    sent = [call(range(200), [1], session=f"session-{number % 3}") for number in range(20)]
+    packed = zstandard.ZstdCompressor().compress(request_of(*sent).SerializeToString())
+    assert await ingest.post(packed, Content_Encoding="zstd") == (200, b"")
+    parts = [[found.span.ByteSize() for found in blocks.spans_in(body)] for body in await bodies(ingest.store)]
+    assert sum(map(len, parts)) == 20
+    assert all(len(part) == 1 or sum(part) <= 3000 for part in parts)
+    for number in range(3):
+        assert await calls(ingest.store, f"session-{number}") == sent[number::3]
+
+
+async def test_spans_that_all_came_before_leave_no_block_behind(ingest):
+    sent = call([1], [2])
+    await ingest.send(sent, call([3], [4], session="session-2"))
+    await ingest.send(sent)
+    assert len(await bodies(ingest.store)) == 1
+
+
+async def test_a_block_is_written_anew_once_half_of_it_is_forgotten_and_goes_with_its_last_span(store):
+    sent = [call([number], [number], session=f"session-{number}") for number in range(4)]
+    [block] = batch(request_of(*sent), None).blocks
+
+    def append(connection: Connection) -> None:
+        span_log.append(connection, block, 1)
+        # Later ones are heard of again, each a day after the other.
+        for number in range(4):
+            connection.execute("UPDATE sessions SET last_ns = ? WHERE id = ?", (number * DAY_NS, f"session-{number}"))
+
+    await store.write(append)
+    for forgotten, in_block in [(1, 4), (2, 2), (3, 1)]:
+        assert await keep_within(store, Limits(age_ns=1), (forgotten - 1) * DAY_NS + 2) == 1
+        [body] = await bodies(store)
+        assert len(blocks.spans_in(body)) == in_block
+        for number in range(4):
+            assert await calls(store, f"session-{number}") == ([sent[number]] if number >= forgotten else [])
+    await keep_within(store, Limits(age_ns=1), 9 * DAY_NS)
+    assert await bodies(store) == []
+    for table in ("span_index", "traces", "sessions"):
+        counted = await store.read(lambda connection, table=table: connection.fetch(f"SELECT count(*) FROM {table}"))
+        assert counted == [(0,)]
+
+
+def values_of(span: Span):
+    return {item.key: item.value for item in span.attributes}
+
+
+def test_a_call_as_the_proxy_records_it_is_known_to_be_sound_without_reading_it():
+    named = {"model": "m", "response": "r", "reply": TEXT}
+    made = [
+        call([1], [2], **named, messages=[TEXT], sampling={"temperature": 1.0}),
+        call([], [3, 4], **named, parent="0" * 16, agent="critic", drift="edited", instructed=True, template={"a": 1}),
+        call([1], [2], **named, tools=TOOLS, messages=[TEXT | {"tool_calls": TOOLS}]),
+    ]
+    assert [is_sound(values_of(span_of(one, prompt_tokens=1))) for one in made] == [True] * 3
+
+
+@settings(max_examples=500, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(odd_calls())
+def test_what_is_taken_for_sound_can_be_read(body):
+    for found in blocks.spans_of(ExportTraceServiceRequest.FromString(body)):
+        if is_sound(values_of(found.span)):
+            assert call_of(found.span).completion
