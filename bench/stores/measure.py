@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from gateways.processes import Process
 from nexrl.records import Attempt, Call, Group, Outcome, Task
-from nexrl_ingest import assembly
+from nexrl_ingest.assembly import sequences
 from nexrl_ingest.client import IngestClient
 from stores import workload
 from stores.servers import Server
@@ -210,7 +210,7 @@ def assembled(turns: Iterable[int]) -> list[Assembled]:
 
 def _timed(calls: list[Call]) -> float:
     begun = time.process_time()
-    [sequence] = assembly.sequences(calls)
+    [sequence] = sequences.sequences(calls)
     assert len(sequence.ids) == sum(map(tokens_of, calls))
     return time.process_time() - begun
 

@@ -5,10 +5,10 @@ import sys
 import typer
 
 from nexrl.errors import NexrlError
-from nexrl_ingest.exporting import export
-from nexrl_ingest.replaying import replay
-from nexrl_ingest.serve import ingest
-from nexrl_ingest.show import sessions, trajectories
+from nexrl_ingest.commands.exporting import export
+from nexrl_ingest.commands.replaying import replay
+from nexrl_ingest.commands.serve import ingest
+from nexrl_ingest.commands.show import sessions, trajectories
 
 
 def main() -> None:

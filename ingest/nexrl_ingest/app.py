@@ -12,9 +12,9 @@ from nexrl_ingest import telemetry
 from nexrl_ingest.access import caller_of
 from nexrl_ingest.api import events, leasing, planning, rewards, runs, service, sessions
 from nexrl_ingest.api.context import ADMIN_KEY, CHANGES, STORE
+from nexrl_ingest.groups.waiting import Changes
 from nexrl_ingest.refusals import NotFoundError, RefusedError
 from nexrl_ingest.store import Store
-from nexrl_ingest.waiting import Changes
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ROUTES = [

@@ -18,7 +18,7 @@ import zstandard
 from nexrl import wire
 from nexrl.records import Attempt, Call, Group, Outcome, Reward, decode, encode
 from nexrl.spans import span_bytes
-from nexrl_ingest.rules import Rule
+from nexrl_ingest.groups.rules import Rule
 from nexrl_ingest.transport import FIRST_PAUSE_S, LONGEST_PAUSE_S, CallsMissingError, Transport
 from nexrl_ingest.wire import (
     External,

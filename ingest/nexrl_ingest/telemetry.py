@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from nexrl_ingest import blocks, judging, span_log
+from nexrl_ingest import blocks, span_log
 from nexrl_ingest.access import REPORTERS, Caller, caller_of, require
 from nexrl_ingest.api import bodies
 from nexrl_ingest.api.context import ADMIN_KEY, CHANGES, STORE
@@ -25,6 +25,7 @@ from nexrl_ingest.otlp import bodies as otlp
 from nexrl_ingest.otlp import evaluations, metrics, spans
 from nexrl_ingest.otlp.packing import decompress
 from nexrl_ingest.refusals import TooLargeError
+from nexrl_ingest.sessions import judging
 from nexrl_ingest.store import Connection
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from nexrl.records import Attempt, Group, Outcome, Reward, Status, TrainingGroup
-from nexrl_ingest.rules import Rule
+from nexrl_ingest.groups.rules import Rule
 
 State = Literal["open", "ready", "leased", "done", "dropped"]
 Limit = Annotated[int, Meta(ge=1, le=1000)]

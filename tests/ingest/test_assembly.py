@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ingest_world import call
 
 from nexrl.records import Call, Float32s, Int32s, Outcome, Reward, Sequence, Turn
-from nexrl_ingest.assembly import chains, drift, prompt_lengths, sequences, trajectory
+from nexrl_ingest.assembly.sequences import chains, drift, prompt_lengths, sequences, trajectory
 
 
 def test_a_growing_conversation_is_one_sequence():

@@ -11,7 +11,7 @@ from nexrl.spans import call_of, span_of
 from nexrl_ingest import blocks, span_log
 from nexrl_ingest.otlp.soundness import is_sound
 from nexrl_ingest.otlp.spans import batch
-from nexrl_ingest.retention import DAY_NS, Limits, keep_within
+from nexrl_ingest.sessions.retention import DAY_NS, Limits, keep_within
 from nexrl_ingest.store import Connection
 
 ON_BOTH_STORES = True

@@ -10,8 +10,8 @@ import pytest
 from ingest_world import ADMIN_KEY, call, finish, group
 
 from nexrl.records import Attempt, Outcome
-from nexrl_ingest import events
 from nexrl_ingest.api import events as door
+from nexrl_ingest.sessions import events
 
 LARGE = [("session-1", "n" * 30_000, 1.0, "trainer", 1)] * 400
 """Rewards that are more than the kernel keeps for a reader that takes nothing."""

@@ -17,9 +17,9 @@ from nexrl.errors import ConfigError, NexrlError, RunError
 from nexrl.records import Attempt, Float32s, Outcome, Reward
 from nexrl_ingest.app import make_app
 from nexrl_ingest.client import IngestClient
-from nexrl_ingest.exporting import Format, export
-from nexrl_ingest.replaying import differences, replay
-from nexrl_ingest.rows import Row
+from nexrl_ingest.commands.exporting import Format, export
+from nexrl_ingest.commands.replaying import differences, replay
+from nexrl_ingest.commands.rows import Row
 from nexrl_ingest.store.embedded import EmbeddedStore
 
 

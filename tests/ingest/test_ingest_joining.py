@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from ingest_world import call
 
 from nexrl.records import Call, Float32s, Int32s
-from nexrl_ingest import joining
-from nexrl_ingest.assembly import drift, extended, parents_first, sequences
+from nexrl_ingest.assembly import joining
+from nexrl_ingest.assembly.sequences import drift, extended, parents_first, sequences
 
 
 def laid(calls) -> list[tuple[list[int], list[int]]]:

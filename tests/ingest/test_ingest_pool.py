@@ -9,10 +9,10 @@ from ingest_world import ADMIN_KEY, call, finish, group
 
 from nexrl.errors import ServiceError
 from nexrl.records import Attempt, Float32s, Outcome, Reward
-from nexrl_ingest import ledger, pool
 from nexrl_ingest.app import make_app
 from nexrl_ingest.client import IngestClient
-from nexrl_ingest.runs import state_of
+from nexrl_ingest.groups import ledger, pool
+from nexrl_ingest.groups.runs import state_of
 from nexrl_ingest.wire import LeaseRequest
 
 ON_BOTH_STORES = True

@@ -11,9 +11,9 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from nexrl.records import Attempt, Float32s, Int32s, Outcome, Reward, decode, encode
 from nexrl.spans import span_of
-from nexrl_ingest import waiting
 from nexrl_ingest.client import External
-from nexrl_ingest.rules import RolloutFacts, Rule, Verdict, is_ready, judge
+from nexrl_ingest.groups import waiting
+from nexrl_ingest.groups.rules import RolloutFacts, Rule, Verdict, is_ready, judge
 from nexrl_ingest.wire import LeaseReply, LeaseRequest
 
 SECOND = 1_000_000_000

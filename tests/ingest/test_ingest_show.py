@@ -13,8 +13,8 @@ from tokenizers.models import WordLevel
 
 from nexrl.errors import ConfigError
 from nexrl.records import Reward
-from nexrl_ingest import show
-from nexrl_ingest.assembly import sequences
+from nexrl_ingest.assembly.sequences import sequences
+from nexrl_ingest.commands import show
 
 
 @pytest.fixture

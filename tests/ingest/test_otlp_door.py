@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from nexrl import attributes as at
 from nexrl.spans import span_of
 from nexrl_ingest.api import bodies
-from nexrl_ingest.ledger import knows
+from nexrl_ingest.groups.ledger import knows
 from nexrl_ingest.otlp import packing
 from nexrl_ingest.span_log import calls_of, spans_at
 

@@ -9,9 +9,10 @@ from ingest_world import ADMIN_KEY, call, finish, group
 
 from nexrl.errors import ConfigError
 from nexrl.records import Attempt, Reward
-from nexrl_ingest import ledger, retention
 from nexrl_ingest.client import IngestClient
-from nexrl_ingest.retention import DAY_NS, Limits, keep_within, limits_of
+from nexrl_ingest.groups import ledger
+from nexrl_ingest.sessions import retention
+from nexrl_ingest.sessions.retention import DAY_NS, Limits, keep_within, limits_of
 from nexrl_ingest.span_log import Block, SpanRow, append
 
 ON_BOTH_STORES = True

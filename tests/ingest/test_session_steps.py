@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from nexrl.keys import attempt_key
 from nexrl.spans import span_bytes
-from nexrl_ingest.ledger import knows
+from nexrl_ingest.groups.ledger import knows
 
 TRACE = b"t" * 16
 

@@ -8,7 +8,8 @@ import pytest
 from ingest_world import call, group, request_of
 
 from nexrl.records import Attempt, Outcome
-from nexrl_ingest import ledger, pool, span_log
+from nexrl_ingest import span_log
+from nexrl_ingest.groups import ledger, pool
 from nexrl_ingest.otlp.spans import batch
 from nexrl_ingest.refusals import NotFoundError
 from nexrl_ingest.store import Connection

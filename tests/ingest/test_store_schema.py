@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 from nexrl.errors import ConfigError
 from nexrl.records import encode
 from nexrl.spans import span_of
-from nexrl_ingest import ledger
+from nexrl_ingest.groups import ledger
 from nexrl_ingest.otlp.spans import batch
 from nexrl_ingest.span_log import append, calls_of, spans_at
 from nexrl_ingest.store import Connection

@@ -12,7 +12,7 @@ from test_store_schema import of_version_1
 from nexrl.records import Call, Float32s, Int32s
 from nexrl.spans import span_of
 from nexrl_ingest.otlp import spans as otlp_spans
-from nexrl_ingest.retention import DAY_NS, Limits, keep_within
+from nexrl_ingest.sessions.retention import DAY_NS, Limits, keep_within
 from nexrl_ingest.span_log import append, calls_of
 from nexrl_ingest.store.embedded import FILE, EmbeddedStore
 

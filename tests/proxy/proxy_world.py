@@ -142,7 +142,13 @@ async def world_of(
             renderer=world.renderer,
             parsers=parsers,
             sessions=sessions,
-            restorer=Restorer(ingest=ingest_url, admin_key=ADMIN, renderer=world.renderer, http=http),
+            restorer=Restorer(
+                ingest=ingest_url,
+                admin_key=ADMIN,
+                renderer=world.renderer,
+                http=http,
+                delivered=world.recorder.flush,
+            ),
             policy=policy,
             history=history,
         )

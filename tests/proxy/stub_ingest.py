@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from nexrl.records import Call, encode
 from nexrl.spans import call_of
-from nexrl_ingest.assembly import parents_first
+from nexrl_ingest.assembly.sequences import parents_first
 
 
 class StubIngest:

@@ -17,7 +17,7 @@ from test_exactness import prompt_ids
 from thorough import examples
 
 from nexrl.records import Call, Sequence
-from nexrl_ingest.assembly import drift, sequences
+from nexrl_ingest.assembly.sequences import drift, sequences
 
 STEPS = 10
 

@@ -10,7 +10,7 @@ from family_talk import CALL, SUNNY, TOOLS
 from proxy_world import World, world_of
 from scripted_engine import Line
 
-from nexrl_ingest.assembly import sequences
+from nexrl_ingest.assembly.sequences import sequences
 
 HELLO = [{"role": "user", "content": "hello"}]
 NAMED = {"type": "function", "function": {"name": "get_weather"}}

@@ -2,8 +2,8 @@
 
 from aiohttp import web
 
+from nexrl_ingest.groups.waiting import Changes
 from nexrl_ingest.store import Store
-from nexrl_ingest.waiting import Changes
 
 STORE = web.AppKey("store", Store)
 ADMIN_KEY = web.AppKey("admin_key", str)

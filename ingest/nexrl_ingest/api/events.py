@@ -11,11 +11,11 @@ from collections.abc import Generator
 import msgspec
 from aiohttp import web
 
-from nexrl_ingest import events
 from nexrl_ingest.access import READERS
 from nexrl_ingest.api.context import CHANGES, STORE
 from nexrl_ingest.api.route import Call, Route
 from nexrl_ingest.refusals import RefusedError, UnavailableError
+from nexrl_ingest.sessions import events
 from nexrl_ingest.wire import EventsQuery
 
 MOST_WATCHERS = 64

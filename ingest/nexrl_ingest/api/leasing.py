@@ -2,10 +2,10 @@
 
 import time
 
-from nexrl_ingest import pool
 from nexrl_ingest.access import TRAINERS
 from nexrl_ingest.api.context import CHANGES, STORE
 from nexrl_ingest.api.route import Call, Route
+from nexrl_ingest.groups import pool
 from nexrl_ingest.wire import LeaseIds, LeaseReply, LeaseRequest
 
 

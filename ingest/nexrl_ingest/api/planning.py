@@ -5,11 +5,11 @@ import time
 from nexrl.errors import AccessError
 from nexrl.keys import check_attempt_id
 from nexrl.records import Attempt, Group, Outcome
-from nexrl_ingest import ledger
 from nexrl_ingest.access import READERS, TRAINERS
 from nexrl_ingest.api.bodies import MESSAGEPACK
 from nexrl_ingest.api.context import CHANGES, STORE
 from nexrl_ingest.api.route import Call, Route
+from nexrl_ingest.groups import ledger
 from nexrl_ingest.refusals import RefusedError
 from nexrl_ingest.wire import GroupRecord, Named
 

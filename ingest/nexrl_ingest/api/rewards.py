@@ -3,10 +3,10 @@
 import time
 
 from nexrl.records import Reward
-from nexrl_ingest import ledger
 from nexrl_ingest.access import JUDGES, SESSION_READERS, TRAINERS, Caller
 from nexrl_ingest.api.context import CHANGES, STORE
 from nexrl_ingest.api.route import Call, Route
+from nexrl_ingest.groups import ledger
 from nexrl_ingest.refusals import ForbiddenError, NotFoundError
 from nexrl_ingest.wire import RewardRequest
 

@@ -2,11 +2,12 @@
 
 import time
 
-from nexrl_ingest import measuring, pool, runs
 from nexrl_ingest.access import READERS, TRAINERS
 from nexrl_ingest.api.context import CHANGES, STORE
 from nexrl_ingest.api.route import Call, Route
-from nexrl_ingest.rules import Rule
+from nexrl_ingest.assembly import measuring
+from nexrl_ingest.groups import pool, runs
+from nexrl_ingest.groups.rules import Rule
 from nexrl_ingest.wire import GroupPage, GroupsQuery, RunPage, RunsQuery, RunState
 
 

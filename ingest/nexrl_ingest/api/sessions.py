@@ -3,10 +3,12 @@
 from typing import Any
 
 from nexrl.records import Call as CallRecord
-from nexrl_ingest import assembly, listing, span_log, views
+from nexrl_ingest import span_log
 from nexrl_ingest.access import READERS, SESSION_READERS, TRAINERS
 from nexrl_ingest.api.context import STORE
 from nexrl_ingest.api.route import Call, Route
+from nexrl_ingest.assembly import sequences
+from nexrl_ingest.sessions import listing, views
 from nexrl_ingest.wire import CallsQuery, SessionPage, SessionsQuery
 
 
@@ -25,7 +27,7 @@ async def trajectory(call: Call) -> views.TrajectoryView:
 async def calls(call: Call) -> list[CallRecord]:
     def found(connection: Any) -> list[CallRecord]:
         arrived = span_log.calls_of(connection, call.part("id"))
-        return assembly.once(arrived) if call.query.all else assembly.parents_first(arrived)
+        return sequences.once(arrived) if call.query.all else sequences.parents_first(arrived)
 
     return await call.app[STORE].read(found)
 

@@ -14,9 +14,9 @@ from typing import Annotated
 import typer
 
 from nexrl.errors import ConfigError, RunError
-from nexrl_ingest.rows import Row, rows_of
-from nexrl_ingest.sources import Source, opened, recorded
-from nexrl_ingest.writers import HubWriter, JsonlWriter, ParquetWriter, Writer
+from nexrl_ingest.commands.rows import Row, rows_of
+from nexrl_ingest.commands.sources import Source, opened, recorded
+from nexrl_ingest.commands.writers import HubWriter, JsonlWriter, ParquetWriter, Writer
 
 
 class Format(StrEnum):

@@ -12,7 +12,8 @@ from functools import partial
 from msgspec import structs
 
 from nexrl.records import TrainingGroup, encode
-from nexrl_ingest import adopting, measuring, pool
+from nexrl_ingest.assembly import measuring
+from nexrl_ingest.groups import adopting, pool
 from nexrl_ingest.store import Store
 from nexrl_ingest.wire import MIB, Leased, LeaseReply, LeaseRequest
 

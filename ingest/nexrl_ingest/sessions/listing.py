@@ -1,6 +1,6 @@
 """Sessions as a list: the latest first, a page at a time."""
 
-from nexrl_ingest import ledger
+from nexrl_ingest.groups import ledger
 from nexrl_ingest.span_log import count_calls
 from nexrl_ingest.store import Connection
 from nexrl_ingest.wire import SessionPage, SessionsQuery, SessionSummary

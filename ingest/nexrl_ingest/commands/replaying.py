@@ -16,11 +16,11 @@ from msgspec import structs
 from nexrl.errors import ConfigError, RunError
 from nexrl.keys import admin_key
 from nexrl.records import Reward
-from nexrl_ingest.assembly import prompt_lengths
+from nexrl_ingest.assembly.sequences import prompt_lengths
 from nexrl_ingest.client import IngestClient
-from nexrl_ingest.exporting import Data, Url, one_of, run_rows
-from nexrl_ingest.rows import Row
-from nexrl_ingest.sources import Source, opened
+from nexrl_ingest.commands.exporting import Data, Url, one_of, run_rows
+from nexrl_ingest.commands.rows import Row
+from nexrl_ingest.commands.sources import Source, opened
 from nexrl_ingest.wire import AttemptRecord, RewardRequest
 
 COMPARED = ("status", "reason", "calls", "ids", "loss_mask", "logprobs", "weight_versions", "temperatures", "agent")

@@ -5,7 +5,8 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from nexrl.records import Call, Drift, Int32s, Reward, Sequence, Status
-from nexrl_ingest import assembly, ledger, measuring
+from nexrl_ingest.assembly import measuring, sequences
+from nexrl_ingest.groups import ledger
 from nexrl_ingest.span_log import calls_of
 from nexrl_ingest.steps.reading import steps_of
 from nexrl_ingest.steps.step import Step
@@ -81,12 +82,12 @@ def session(connection: Connection, session_id: str) -> SessionView:
     """Return a session's calls, chains, drift and rewards; raises NotFoundError for one nobody knows."""
     trajectory = ledger.trajectory_of(connection, session_id)
     arrived = calls_of(connection, session_id)
-    lengths, extended = assembly.prompt_lengths(arrived), assembly.extended(arrived)
+    lengths, extended = sequences.prompt_lengths(arrived), sequences.extended(arrived)
     return SessionView(
         session=session_id,
         status=trajectory.status,
         reason=trajectory.reason,
-        calls=[_call(call, lengths.get(call.id), extended.get(call.id)) for call in assembly.once(arrived)],
+        calls=[_call(call, lengths.get(call.id), extended.get(call.id)) for call in sequences.once(arrived)],
         chains=[sequence.calls for sequence in trajectory.sequences],
         drift=trajectory.drift,
         rewards=trajectory.rewards,

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from nexrl.records import Outcome, TrainingGroup, decode, encode
-from nexrl_ingest import ledger
+from nexrl_ingest.groups import ledger
+from nexrl_ingest.groups.rules import SECOND_NS, RolloutFacts, Rule, Verdict, is_ready, judge
 from nexrl_ingest.refusals import ConflictError, NotFoundError
-from nexrl_ingest.rules import SECOND_NS, RolloutFacts, Rule, Verdict, is_ready, judge
 from nexrl_ingest.store import Connection
 from nexrl_ingest.wire import Leased, LeaseRequest
 

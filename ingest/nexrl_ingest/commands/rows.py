@@ -7,8 +7,8 @@ from msgspec import Struct
 
 from nexrl.records import Call, Sequence
 from nexrl.rewards import TOTAL
-from nexrl_ingest import ledger
-from nexrl_ingest.sources import Recorded
+from nexrl_ingest.commands.sources import Recorded
+from nexrl_ingest.groups import ledger
 
 
 class Row(Struct, frozen=True, kw_only=True):

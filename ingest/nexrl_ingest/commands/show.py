@@ -19,9 +19,10 @@ from rich.tree import Tree
 
 from nexrl.errors import ConfigError
 from nexrl.records import Sequence, Trajectory
-from nexrl_ingest import assembly, ledger
-from nexrl_ingest.measuring import counts, measures
-from nexrl_ingest.sources import Recorded, opened, recorded
+from nexrl_ingest.assembly import sequences
+from nexrl_ingest.assembly.measuring import counts, measures
+from nexrl_ingest.commands.sources import Recorded, opened, recorded
+from nexrl_ingest.groups import ledger
 
 STATUS_STYLES = {"completed": "green", "failed": "red", "open": "yellow"}
 TRAINED, CONTEXT = "bold green", "dim"
@@ -125,7 +126,7 @@ def chain_tree(found: Recorded) -> Tree:
 
     Example: `0: a1 → b2 → c3` with `1: d4 (from a1)` under it, where d4 extends a1 as b2 does.
     """
-    parents, tree = assembly.extended(found.calls), Tree("chains", hide_root=True)
+    parents, tree = sequences.extended(found.calls), Tree("chains", hide_root=True)
     places: dict[str | None, Tree] = {None: tree}
     waiting = deque(enumerate(found.trajectory.sequences))
     while waiting:

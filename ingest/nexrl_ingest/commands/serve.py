@@ -18,7 +18,7 @@ from nexrl_ingest.app import make_app
 from nexrl_ingest.forwarding import forwarder as forwarding
 from nexrl_ingest.forwarding.forwarder import Forwarder
 from nexrl_ingest.forwarding.target import Target, target_of
-from nexrl_ingest.retention import Limits, background, limits_of
+from nexrl_ingest.sessions.retention import Limits, background, limits_of
 from nexrl_ingest.store.choice import open_store
 
 LOCK_FILE = "ingest.lock"

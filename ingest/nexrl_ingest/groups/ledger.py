@@ -11,7 +11,7 @@ from typing import TypeVar
 from msgspec import structs
 
 from nexrl.records import Attempt, Group, Outcome, Reward, Trajectory, decode, encode
-from nexrl_ingest import assembly
+from nexrl_ingest.assembly import sequences
 from nexrl_ingest.refusals import CallsMissingError, ConflictError, NotFoundError, RefusedError
 from nexrl_ingest.span_log import calls_of, count_calls
 from nexrl_ingest.store import Connection
@@ -146,7 +146,7 @@ def trajectory_of(connection: Connection, session: str) -> Trajectory:
     """Assemble a session's trajectory; raises NotFoundError for a session nobody knows."""
     require_known(connection, session)
     attempt = attempt_of(connection, session)
-    return assembly.trajectory(
+    return sequences.trajectory(
         session,
         attempt.rollout if attempt else None,
         calls_of(connection, session),

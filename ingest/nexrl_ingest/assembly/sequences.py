@@ -13,7 +13,7 @@ from collections.abc import Sequence as Ordered
 
 from nexrl.records import Call, Drift, Float32s, Int32s, Outcome, Reward, Sequence, Trajectory, Turn, encode
 from nexrl.sampling import altered
-from nexrl_ingest.joining import joined
+from nexrl_ingest.assembly.joining import joined
 
 INEXACT = "inexact"
 MISSING_PARENT = "missing-parent"

@@ -9,8 +9,10 @@ from msgspec import Struct
 
 from nexrl.keys import admin_key
 from nexrl.records import Call, Reward, Trajectory
-from nexrl_ingest import assembly, ledger, listing, runs
+from nexrl_ingest.assembly import sequences
 from nexrl_ingest.client import IngestClient
+from nexrl_ingest.groups import ledger, runs
+from nexrl_ingest.sessions import listing
 from nexrl_ingest.span_log import calls_of
 from nexrl_ingest.store import Connection
 from nexrl_ingest.store.embedded import FILE, read_only
@@ -71,7 +73,7 @@ async def recorded(source: Source, session: str, group: str | None) -> Recorded:
         group=record,
         attempt=attempt,
         calls=calls,
-        trajectory=assembly.trajectory(
+        trajectory=sequences.trajectory(
             session,
             attempt.attempt.rollout if attempt else None,
             calls,
@@ -102,7 +104,7 @@ class FileSource:
                 return found
 
     async def calls(self, session: str) -> list[Call]:
-        return self._known(session, lambda: assembly.once(calls_of(self._connection, session)))
+        return self._known(session, lambda: sequences.once(calls_of(self._connection, session)))
 
     async def rewards(self, session: str) -> list[Reward]:
         return self._known(session, lambda: ledger.rewards_of(self._connection, session))

@@ -8,7 +8,8 @@ from functools import partial
 from typing import NamedTuple
 
 from nexrl.records import Call, Trajectory
-from nexrl_ingest import assembly, ledger
+from nexrl_ingest.assembly import sequences
+from nexrl_ingest.groups import ledger
 from nexrl_ingest.span_log import calls_of
 from nexrl_ingest.store import Connection, Store
 from nexrl_ingest.wire import Measures
@@ -41,7 +42,7 @@ def counts(calls: Sequence[Call], trajectory: Trajectory) -> Counts:
         calls=sum(len(one.calls) for one in laid),
         tokens=sum(len(one.ids) for one in laid),
         trained=sum(sum(one.loss_mask) for one in laid),
-        drifted=sum(call.drift is not None for call in assembly.once(calls)),
+        drifted=sum(call.drift is not None for call in sequences.once(calls)),
         oldest=min(versions, default=None),
     )
 

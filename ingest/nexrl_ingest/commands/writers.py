@@ -8,7 +8,7 @@ from typing import IO, Any, Protocol, Self
 import msgspec
 
 from nexrl.errors import ConfigError
-from nexrl_ingest.rows import Row
+from nexrl_ingest.commands.rows import Row
 
 ROWS_PER_GROUP = 256
 _UNFINISHED = ".part"

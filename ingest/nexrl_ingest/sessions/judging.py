@@ -5,7 +5,7 @@ from collections.abc import Collection
 from msgspec import structs
 
 from nexrl.records import Reward, decode, encode
-from nexrl_ingest import ledger
+from nexrl_ingest.groups import ledger
 from nexrl_ingest.otlp.evaluations import Judgement
 from nexrl_ingest.refusals import RefusedError
 from nexrl_ingest.span_log import OF_TRACE, calls_of

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from nexrl.records import Group, Mode, Outcome, decode
-from nexrl_ingest import ledger, measuring
-from nexrl_ingest.pool import rule_of
+from nexrl_ingest.assembly import measuring
+from nexrl_ingest.groups import ledger
+from nexrl_ingest.groups.pool import rule_of
 from nexrl_ingest.refusals import NotFoundError
 from nexrl_ingest.store import Connection
 from nexrl_ingest.wire import GroupPage, GroupsQuery, GroupState, RunName, RunPage, RunsQuery, RunState, State

@@ -11,8 +11,8 @@ from nexrl import attributes as at
 from nexrl.keys import EVAL
 from nexrl.records import Attempt, Group, Outcome, Task
 from nexrl.spans import attributes_of
-from nexrl_ingest import ledger
-from nexrl_ingest.rules import SECOND_NS
+from nexrl_ingest.groups import ledger
+from nexrl_ingest.groups.rules import SECOND_NS
 from nexrl_ingest.span_log import spans_at
 from nexrl_ingest.store import Connection, Store
 from nexrl_ingest.wire import External

@@ -1,0 +1,1 @@
+"""Assembly: calls to chains, chains to sequences, and how well they merged. Pure functions."""

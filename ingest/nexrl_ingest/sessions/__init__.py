@@ -1,0 +1,1 @@
+"""Sessions as they were captured: shown, listed, judged, told live, and forgotten in the end."""
