@@ -160,7 +160,7 @@ def test_a_data_directory_that_cannot_be_made_is_one_clear_line(tmp_path):
 
 
 def test_two_processes_never_share_a_data_directory(tmp_path, monkeypatch):
-    from nexrl_ingest import serve
+    from nexrl_ingest.commands import serve
 
     monkeypatch.setattr(serve, "LOCK_PATIENCE_S", 0.1)
     monkeypatch.setenv("NEXRL_ADMIN_KEY", ADMIN_KEY)
