@@ -3,8 +3,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 TORCH := torch==2.13.0
 READY := .venv/.ready
+DEEPSPEED := .venv/.deepspeed
 # One thread a process: on small models two were slower than one, and agents need the cores.
 export OMP_NUM_THREADS := 1
+# Without a GPU, DeepSpeed says in every process that it found none.
+ifeq ($(shell command -v nvidia-smi),)
+export DS_ACCELERATOR := cpu
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-soak test-parity test-agents check format bench clean
@@ -15,14 +20,14 @@ help:  ## say what there is
 quickstart: $(READY)  ## train an agent on this machine in minutes, without a GPU
 	$(BIN)/nexrl-train recipes/quickstart/recipe.yaml
 
-test: $(READY)  ## all tests: fast ones first, then those that start whole systems
+test: $(DEEPSPEED)  ## all tests: fast ones first, then those that start whole systems
 	$(BIN)/pytest -m "not slow" -n 2
 	$(BIN)/pytest -m "slow and not soak" -n 2 --dist loadgroup
 
 test-soak: $(READY)  ## kill -9 and database crashes, again and again (ten minutes)
 	$(BIN)/pytest -m soak tests/end_to_end tests/soak --timeout 1800
 
-test-parity: $(READY)  ## losses and gradients against TRL's, installed on first use; every DeepSpeed stage against torch
+test-parity: $(DEEPSPEED)  ## losses and gradients against TRL's, installed on first use; every DeepSpeed stage against torch
 	$(BIN)/pytest tests/parity --timeout 1800
 
 test-agents: $(READY)  ## real agent frameworks, each in an environment of its own (installed on first use: minutes)
@@ -54,5 +59,9 @@ $(READY): pyproject.toml constraints.txt
 	  set -x; $(BIN)/pip install -q --no-deps $(TORCH); \
 	fi
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]' setuptools
-	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/pip install -q -c constraints.txt --no-build-isolation deepspeed
+	@touch $@
+
+# Its build looks for torch, so it comes after everything else, and only tests need it.
+$(DEEPSPEED): $(READY)
+	DS_BUILD_OPS=0 $(BIN)/pip install -q -c constraints.txt --no-build-isolation deepspeed
 	@touch $@
