@@ -33,7 +33,7 @@ test-parity: $(DEEPSPEED)  ## losses and gradients against TRL's, installed on f
 test-agents: $(READY)  ## real agent frameworks, each in an environment of its own (installed on first use: minutes)
 	$(BIN)/pytest tests/agents --timeout 1800
 
-check: $(READY)  ## formatting, lint, types, import order
+check: $(DEEPSPEED)  ## formatting, lint, types, import order
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
