@@ -28,10 +28,11 @@ _CONVENTIONS = {
     at.REQUEST_STOPS: "stop",
 }
 """Sampling parameters the GenAI conventions name, by attribute."""
-_TEXTS = frozenset(
+TEXTS = frozenset(
     {at.SESSION, at.PARENT, at.DRIFT, at.AGENT_NAME, at.GROUP, at.REQUEST_MODEL, at.DIALECT, at.RESPONSE_ID}
 )
-_BOOLS = frozenset({at.EXACT, at.MALFORMED_TOOL_CALL, at.INSTRUCTED})
+FLAGS = frozenset({at.EXACT, at.MALFORMED_TOOL_CALL, at.INSTRUCTED})
+"""Attributes of a call that hold text, and truth values, wherever they stand."""
 _dicts = msgspec.json.Decoder(list[dict[str, Any]])
 _dict = msgspec.json.Decoder(dict[str, Any])
 
@@ -170,7 +171,7 @@ def expand(pairs: Int32s, length: int) -> Int32s:
 
 def _decode(span: Span, values: Mapping[str, Any]) -> Call:
     for name, value in values.items():
-        if (name in _TEXTS and not isinstance(value, str)) or (name in _BOOLS and not isinstance(value, bool)):
+        if (name in TEXTS and not isinstance(value, str)) or (name in FLAGS and not isinstance(value, bool)):
             raise TypeError(f"{name} is of type {type(value).__name__}")
     reason = values[at.FINISH_REASONS][0]
     if not isinstance(reason, str):

@@ -189,7 +189,7 @@ class Planner:
         if forced is None:
             message = "tool_choice: this model's tool-call format cannot be begun for it; use 'auto' or 'none'"
             raise unsupported("tool_choice", message)
-        return prompt.beginning(self._renderer.unshield(forced), self._renderer.encode(forced, behind=True))
+        return prompt.answered_with(self._renderer.unshield(forced), self._renderer.encode(forced, behind=True))
 
     def _raw(self, ask: Ask, session: Session) -> list[Prompt]:
         size = self._renderer.vocabulary_size

@@ -38,7 +38,7 @@ class Prompt(Struct, frozen=True, kw_only=True, eq=False):
     begun: int | None = None
     """How many of the ids stand before that."""
 
-    def beginning(self, forced: str, ids: Int32s) -> "Prompt":
+    def answered_with(self, forced: str, ids: Int32s) -> "Prompt":
         """Return the prompt with a reply that begins with `forced`."""
         return Prompt(
             ids=joined(self.ids, ids),

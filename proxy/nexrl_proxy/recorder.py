@@ -167,7 +167,7 @@ class Recorder:
 
     async def _gather(self) -> None:
         """Let a batch come together."""
-        if self._outstanding.total() < BATCH_SPANS:
+        if len(self._outstanding) < BATCH_SPANS and self._outstanding.total() < BATCH_SPANS:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GATHER_S):
                     await self._hurried.wait()

@@ -102,7 +102,8 @@ ODD = [
 @st.composite
 def odd_calls(draw) -> bytes:
     """A call some of whose attributes hold something else, or are missing."""
-    span = span_of(call([1, 2], [3, 4], parent="0" * 16, tools=[], model="m", response="r"), prompt_tokens=2)
+    names = {"parent": "0" * 16, "model": "m", "response": "r", "agent": "a", "group": "g", "drift": "edited"}
+    span = span_of(call([1, 2], [3, 4], tools=[], **names), prompt_tokens=2)
     for _ in range(draw(st.integers(1, 3))):
         place = draw(st.integers(0, len(span.attributes) - 1))
         span.attributes[place].value.CopyFrom(draw(st.sampled_from(ODD)))

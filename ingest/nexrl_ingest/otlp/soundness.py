@@ -10,6 +10,7 @@ import msgspec
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from nexrl import attributes as at
+from nexrl.spans import FLAGS, TEXTS
 
 _dict = msgspec.json.Decoder(dict[str, Any])
 _dicts = msgspec.json.Decoder(list[dict[str, Any]])
@@ -22,7 +23,8 @@ _WIDTH = 4
 _ONE_RUN = 8
 """Bytes of weight versions that never changed."""
 _NAMES = (at.SESSION, at.REQUEST_MODEL, at.DIALECT, at.RESPONSE_ID)
-_OPTIONAL_NAMES = (at.PARENT, at.DRIFT, at.AGENT_NAME)
+_OPTIONAL_NAMES = TEXTS.difference(_NAMES)
+_OPTIONAL_FLAGS = FLAGS - {at.EXACT, at.MALFORMED_TOOL_CALL}
 
 
 def is_sound(values: Mapping[str, AnyValue]) -> bool:
@@ -40,7 +42,7 @@ def _has_names(values: Mapping[str, AnyValue]) -> bool:
         and all(values[name].string_value for name in _OPTIONAL_NAMES if name in values)
         and bool(values[at.FINISH_REASONS].array_value.values[0].string_value)
         and values[at.MALFORMED_TOOL_CALL].HasField("bool_value")
-        and (at.INSTRUCTED not in values or values[at.INSTRUCTED].HasField("bool_value"))
+        and all(values[name].HasField("bool_value") for name in _OPTIONAL_FLAGS if name in values)
         and values[at.REQUEST_TEMPERATURE].HasField("double_value")
     )
 
