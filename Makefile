@@ -24,10 +24,10 @@ test: $(DEEPSPEED)  ## all tests: fast ones first, then those that start whole s
 	$(BIN)/pytest -m "not slow" -n 2
 	$(BIN)/pytest -m "slow and not soak" -n 2 --dist loadgroup
 
-test-soak: $(READY)  ## kill -9 and database crashes, again and again (ten minutes)
-	$(BIN)/pytest -m soak tests/end_to_end tests/soak --timeout 1800
+test-soak: $(DEEPSPEED)  ## kill -9 and database crashes, again and again; every DeepSpeed stage (ten minutes)
+	$(BIN)/pytest -m soak tests/end_to_end tests/trainer tests/soak --timeout 1800
 
-test-parity: $(DEEPSPEED)  ## losses and gradients against TRL's, installed on first use; every DeepSpeed stage against torch
+test-parity: $(READY)  ## losses and gradients against TRL's, installed on first use
 	$(BIN)/pytest tests/parity --timeout 1800
 
 test-agents: $(READY)  ## real agent frameworks, each in an environment of its own (installed on first use: minutes)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from nexrl.records import Float32s, Int32s
 from nexrl_trainer.algorithms.objective import Objective
-from nexrl_trainer.policy.batches import Datum
+from nexrl_trainer.batches.datums import Datum
 from nexrl_trainer.policy.torch_backend import TorchBackend
 from nexrl_trainer.recipe.tree import Train
 

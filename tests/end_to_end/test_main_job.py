@@ -15,7 +15,7 @@ from recording_engine import RecordingEngine
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nexrl.records import Float32s, decode
-from nexrl_trainer.policy.batches import Datum
+from nexrl_trainer.batches.datums import Datum
 from nexrl_trainer.services import ServiceProcess
 
 pytestmark = pytest.mark.slow

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nexrl.records import Float32s, Int32s
-from nexrl_trainer.policy.batches import Datum, weighed
+from nexrl_trainer.batches.datums import Datum, weighed
 from nexrl_trainer.policy.torch_backend import TorchBackend
 from nexrl_trainer.recipe.algorithm import Algorithm
 from nexrl_trainer.recipe.tree import Train

@@ -12,7 +12,7 @@ import yaml
 from nexrl_trainer.algorithms.advantages import ADVANTAGES
 from nexrl_trainer.algorithms.loss import LOSSES
 from nexrl_trainer.algorithms.objective import Estimator, LossName
-from nexrl_trainer.policy.selection import COUNTED
+from nexrl_trainer.batches.selection import COUNTED
 from nexrl_trainer.recipe.algorithm import AdvantageName, Algorithm, Normalisation
 from nexrl_trainer.recipe.part import Part
 

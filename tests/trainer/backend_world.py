@@ -4,7 +4,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nexrl.records import Float32s, Int32s
-from nexrl_trainer.policy.batches import Datum
+from nexrl_trainer.batches.datums import Datum
 from nexrl_trainer.policy.service import Optimizer
 
 VOCABULARY = 97

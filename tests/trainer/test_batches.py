@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexrl.records import Float32s, Int32s
-from nexrl_trainer.policy.batches import Datum, minibatches, weighed
+from nexrl_trainer.batches.datums import Datum, minibatches, weighed
 
 
 def datum(session, length):

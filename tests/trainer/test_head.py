@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nexrl_trainer.policy import head
-from nexrl_trainer.policy.head import LogprobHead
+from nexrl_trainer.policy.network import head
+from nexrl_trainer.policy.network.head import LogprobHead
 
 V, H = 1000, 16
 

@@ -9,9 +9,9 @@ from trajectories import group, sequence, trajectory
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nexrl.records import Float32s
+from nexrl_trainer.batches.scoring import Scorers, choose
+from nexrl_trainer.batches.selection import lay_out
 from nexrl_trainer.loop import learn
-from nexrl_trainer.policy.scoring import Scorers, choose
-from nexrl_trainer.policy.selection import lay_out
 from nexrl_trainer.policy.torch_backend import TorchBackend
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.recipe.algorithm import Algorithm

@@ -3,8 +3,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from nexrl.records import Int32s
-from nexrl_trainer.policy.attention import packed_attention
-from nexrl_trainer.policy.packing import lay_out
+from nexrl_trainer.policy.network.attention import packed_attention
+from nexrl_trainer.policy.network.packing import lay_out
 
 P = list(range(100, 120))
 SEQUENCES = [

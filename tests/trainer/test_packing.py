@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexrl.records import Int32s
-from nexrl_trainer.policy.packing import SHORTEST_SHARED, Block, Cost, lay_out, plan
+from nexrl_trainer.policy.network.packing import SHORTEST_SHARED, Block, Cost, lay_out, plan
 
 P = list(range(100, 100 + SHORTEST_SHARED))
 COST = Cost(pair=0.01)

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from trajectories import group, sequence, trajectory
 
 from nexrl.records import Float32s, Int32s, Reward
-from nexrl_trainer.policy.filters import trained_mask
-from nexrl_trainer.policy.scoring import Scorers, choose
-from nexrl_trainer.policy.selection import lay_out, select
+from nexrl_trainer.batches.filters import trained_mask
+from nexrl_trainer.batches.scoring import Scorers, choose
+from nexrl_trainer.batches.selection import lay_out, select
 from nexrl_trainer.recipe.algorithm import Algorithm, CallRewards, Filters, Kl, Overlong
 
 DR_GRPO = Algorithm(advantage="dr_grpo")

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from nexrl.errors import ConfigError
 from nexrl.records import Float32s, Int32s
 from nexrl_trainer.algorithms.objective import Objective
-from nexrl_trainer.policy import packing
+from nexrl_trainer.policy.network import packing
 from nexrl_trainer.policy.torch_backend import TorchBackend
 from nexrl_trainer.recipe.tree import Train
 

@@ -17,16 +17,16 @@ from nexrl.errors import RunError
 from nexrl.records import Task, TrainingGroup, encode
 from nexrl.rewards import TOTAL
 from nexrl_ingest.client import IngestClient
+from nexrl_trainer.batches.datums import Datum, minibatches, weighed
+from nexrl_trainer.batches.scoring import Scorers, choose, with_column
 from nexrl_trainer.directory import RunDirectory, State, write_whole
 from nexrl_trainer.engines.publisher import Publisher
 from nexrl_trainer.measuring import Clock, step_metrics, token_means
-from nexrl_trainer.policy.batches import Datum, minibatches, weighed
 from nexrl_trainer.policy.schedule import learning_rate
-from nexrl_trainer.policy.scoring import Scorers, choose, with_column
 from nexrl_trainer.policy.service import Optimizer, TrainService
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
-from nexrl_trainer.rollouts.collect import Collector
+from nexrl_trainer.rollouts.collect import Collected, Collector
 from nexrl_trainer.tasks import evaluation_groups, tasks_of_step, training_groups
 
 TOKENIZER_FILES = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template")
@@ -76,11 +76,8 @@ async def train(world: World, state: State, began: float) -> Result:
     leases: list[str] = []
     for step in range(state.step, recipe.steps):
         clock = Clock()
-        chosen = tasks_of_step(world.tasks, step, recipe.rollouts.groups_per_step, recipe.seed)
-        groups = training_groups(recipe.name, step, chosen, recipe.rollouts.group_size)
         world.progress.phase(f"step {step + 1}/{recipe.steps}: rollouts", recipe.sequences_per_step)
-        collected = await world.collector.collect(groups)
-        refuse_hopeless(step, collected.groups)
+        collected = await roll_out(world, step)
         clock.lap("rollout_s")
 
         world.progress.phase(f"step {step + 1}/{recipe.steps}: training", 0)
@@ -124,6 +121,16 @@ async def train(world: World, state: State, began: float) -> Result:
         trained_tokens=state.trained_tokens,
         drift=state.drift,
     )
+
+
+async def roll_out(world: World, step: int) -> Collected:
+    """Run a step's rollouts; raises RunError where not one of them could be judged."""
+    recipe = world.recipe
+    chosen = tasks_of_step(world.tasks, step, recipe.rollouts.groups_per_step, recipe.seed)
+    groups = training_groups(recipe.name, step, chosen, recipe.rollouts.group_size)
+    collected = await world.collector.collect(groups)
+    refuse_hopeless(step, collected.groups)
+    return collected
 
 
 async def learn(policy: TrainService, datums: Sequence[Datum], recipe: Recipe, step: int) -> list[dict[str, float]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nexrl_trainer.algorithms.spread import NAMES as RATIO_BINS
 from nexrl_trainer.algorithms.spread import ratio_quantiles
-from nexrl_trainer.policy.selection import Selection
+from nexrl_trainer.batches.selection import Selection
 from nexrl_trainer.policy.service import Sums
 from nexrl_trainer.rollouts.collect import Collected
 

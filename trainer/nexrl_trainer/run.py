@@ -18,6 +18,7 @@ from rich.console import Console
 from nexrl.errors import ServiceError
 from nexrl.keys import ADMIN_KEY_VARIABLE, admin_key
 from nexrl_ingest.client import IngestClient
+from nexrl_trainer.batches.scoring import Scorers
 from nexrl_trainer.cluster import cluster, gpus
 from nexrl_trainer.directory import RunDirectory, State
 from nexrl_trainer.engines.publisher import Publisher
@@ -25,7 +26,6 @@ from nexrl_trainer.inputs import Given, prepare_model
 from nexrl_trainer.loop import Result, World, train, write_summary
 from nexrl_trainer.picture import draw_rewards
 from nexrl_trainer.policy.placed import PlacedTrainService
-from nexrl_trainer.policy.scoring import Scorers
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.recipe.tree import SamplingPolicy

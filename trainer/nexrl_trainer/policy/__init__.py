@@ -1,1 +1,1 @@
-"""The policy under training: the train service's protocol, its torch backend, and what goes through it."""
+"""The policy under training: the train service's protocol, its backends, their placement and their checkpoints."""

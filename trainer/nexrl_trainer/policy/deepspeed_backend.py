@@ -7,23 +7,25 @@ ZeRO: arXiv 1910.02054.
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from msgspec import Struct
 from torch import Tensor, nn
 
-from nexrl.records import Float32s
+from nexrl.records import Float32s, decode, encode
 from nexrl_trainer.algorithms.objective import Objective
-from nexrl_trainer.policy import language_model
-from nexrl_trainer.policy.batches import Datum
+from nexrl_trainer.batches.datums import Datum
 from nexrl_trainer.policy.checkpoint import read_state, write_state
-from nexrl_trainer.policy.packing import Cost, plan
+from nexrl_trainer.policy.network import language_model
+from nexrl_trainer.policy.network.packing import Cost, plan
 from nexrl_trainer.policy.passes import Passes
 from nexrl_trainer.policy.service import Capabilities, Optimizer, Step, Sums, merged
 from nexrl_trainer.policy.torch_backend import device_for
 from nexrl_trainer.recipe.tree import Train
+
+T = TypeVar("T")
 
 
 class Rank(Struct, frozen=True, kw_only=True):
@@ -67,12 +69,14 @@ class DeepSpeedBackend:
 
     def forward(self, datums: list[Datum]) -> list[Float32s]:
         mine = self.passes.forward(datums, self._plan(datums))
-        found = {index: values for part in self._everybodys(mine) for index, values in part.items()}
+        found = {
+            index: values for part in self._everybodys(mine, dict[int, Float32s]) for index, values in part.items()
+        }
         return [found[index] for index in range(len(datums))]
 
     def forward_backward(self, datums: list[Datum], objective: Objective) -> Sums:
         sums = self.passes.forward_backward(datums, self._plan(datums), objective, self._backward)
-        return merged(self._everybodys(sums))
+        return merged(self._everybodys(sums, Sums))
 
     def optim_step(self, optimizer: Optimizer) -> Step:
         for group in self.optimizer.param_groups:
@@ -122,10 +126,16 @@ class DeepSpeedBackend:
         mine = planned[self.rank.rank]
         return mine + [[]] * (max(map(len, planned)) - len(mine))
 
-    def _everybodys(self, mine: Any) -> list[Any]:
-        found: list[Any] = [None] * self.rank.ranks
-        dist.all_gather_object(found, mine)
-        return found
+    def _everybodys(self, mine: T, kind: type[T]) -> list[T]:
+        """Return what every rank has. As MessagePack: torch's own way of it would unpickle what comes in."""
+        data = torch.frombuffer(bytearray(encode(mine)), dtype=torch.uint8).to(self.device)
+        sizes = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.rank.ranks)]
+        dist.all_gather(sizes, torch.tensor([len(data)], device=self.device))
+        longest = max(int(size) for size in sizes)
+        parts = [torch.zeros(longest, dtype=torch.uint8, device=self.device) for _ in sizes]
+        dist.all_gather(parts, nn.functional.pad(data, (0, longest - len(data))))
+        arrived = [part[: int(size)].cpu().numpy().tobytes() for part, size in zip(parts, sizes, strict=True)]
+        return [decode(part, kind) for part in arrived]
 
 
 def _join(rank: Rank, device: torch.device) -> None:

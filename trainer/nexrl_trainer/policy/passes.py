@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from nexrl.records import Float32s
 from nexrl_trainer.algorithms.loss import loss_of
 from nexrl_trainer.algorithms.objective import Objective
-from nexrl_trainer.policy.batches import Datum
+from nexrl_trainer.batches.datums import Datum
+from nexrl_trainer.policy.network.tensors import Pack, in_place, pack
 from nexrl_trainer.policy.service import Sums, merged
-from nexrl_trainer.policy.tensors import Pack, in_place, pack
 
 
 class Passes:

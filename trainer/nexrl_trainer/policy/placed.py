@@ -17,9 +17,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from nexrl.errors import ServiceError
 from nexrl.records import Float32s, decode, encode
 from nexrl_trainer.algorithms.objective import Objective
-from nexrl_trainer.policy.batches import Datum
+from nexrl_trainer.batches.datums import Datum
 from nexrl_trainer.policy.service import Capabilities, Optimizer, Step, Sums
 from nexrl_trainer.recipe.tree import Train
+
+PLACEMENT_S = 120.0
+"""A cluster that grows by itself may add nodes in this time."""
 
 
 @ray.remote
@@ -85,7 +88,16 @@ class PlacedTrainService:
             gpus = 1.0  # NCCL refuses two ranks on one GPU
         bundle = {"CPU": float(config.threads)} | ({"GPU": gpus} if gpus else {})
         group = placement_group([bundle] * config.ranks)
-        await group.ready()
+        try:
+            async with asyncio.timeout(PLACEMENT_S):
+                await group.ready()
+        except TimeoutError as error:
+            remove_placement_group(group)
+            wanted = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+            raise ServiceError(
+                f"the Ray cluster has no room for train.ranks={config.ranks} of {wanted} each (waited "
+                f"{PLACEMENT_S:g} s; it has {ray.available_resources()}): lower train.ranks, or add nodes"
+            ) from error
         actors = [_place(group, index, config.threads, gpus) for index in range(config.ranks)]
         meeting_point = await _answer(actors[0].meeting_point.remote())
         service = cls(actors, group)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from nexrl.records import Float32s
 from nexrl_trainer.algorithms.objective import Objective
-from nexrl_trainer.policy.batches import Datum
+from nexrl_trainer.batches.datums import Datum
 
 Sums = dict[str, float]
 """What `algorithms.loss.loss_of` measures, over a whole batch: sums over trained tokens, and maxima (`_max`)."""

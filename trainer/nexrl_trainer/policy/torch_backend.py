@@ -10,10 +10,10 @@ import torch
 from nexrl.errors import ConfigError
 from nexrl.records import Float32s
 from nexrl_trainer.algorithms.objective import Objective
-from nexrl_trainer.policy import language_model, lora
-from nexrl_trainer.policy.batches import Datum
+from nexrl_trainer.batches.datums import Datum
 from nexrl_trainer.policy.checkpoint import read_state, write_state
-from nexrl_trainer.policy.packing import plan
+from nexrl_trainer.policy.network import language_model, lora
+from nexrl_trainer.policy.network.packing import plan
 from nexrl_trainer.policy.passes import Passes
 from nexrl_trainer.policy.service import Capabilities, Optimizer, Step, Sums
 from nexrl_trainer.recipe.tree import Train

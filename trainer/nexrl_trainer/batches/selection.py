@@ -14,8 +14,8 @@ from nexrl.records import Sequence as Laid
 from nexrl.rewards import TOTAL
 from nexrl_trainer.algorithms.advantages import ADVANTAGES, WITHOUT_BASELINE, advantages
 from nexrl_trainer.algorithms.credit import call_advantages, overlong_penalty
-from nexrl_trainer.policy.batches import Datum
-from nexrl_trainer.policy.filters import trained_mask, truncated
+from nexrl_trainer.batches.datums import Datum
+from nexrl_trainer.batches.filters import trained_mask, truncated
 from nexrl_trainer.recipe.algorithm import Algorithm
 
 AGENT = "agent"
@@ -54,7 +54,7 @@ class Selection(Struct, frozen=True, kw_only=True):
     """What of the leased groups is trained, and what was left out and why."""
 
     datums: list[Datum]
-    """Each trained token with weight 1: what it counts in its minibatch is `batches.weighed`'s to say."""
+    """Each trained token with weight 1: what it counts in its minibatch is `datums.weighed`'s to say."""
     rewards: list[float]
     """Total reward of every completed rollout, in group order."""
     failed: int

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from nexrl_trainer.policy.kernels import Kernel, kernel_for
-from nexrl_trainer.policy.packing import Layout
+from nexrl_trainer.policy.network.kernels import Kernel, kernel_for
+from nexrl_trainer.policy.network.packing import Layout
 
 NAME = "nexrl_packed"
 

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nexrl.errors import ConfigError
-from nexrl_trainer.policy import attention
-from nexrl_trainer.policy.head import LogprobHead, take_over
-from nexrl_trainer.policy.packing import Cost
-from nexrl_trainer.policy.tensors import Pack
+from nexrl_trainer.policy.network import attention
+from nexrl_trainer.policy.network.head import LogprobHead, take_over
+from nexrl_trainer.policy.network.packing import Cost
+from nexrl_trainer.policy.network.tensors import Pack
 
 
 class LanguageModel(nn.Module):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from msgspec import Struct, structs
 
 from nexrl.records import Float32s, TrainingGroup
-from nexrl_trainer.policy.batches import Datum
-from nexrl_trainer.policy.selection import Selection, lay_out, less_kl, select
+from nexrl_trainer.batches.datums import Datum
+from nexrl_trainer.batches.selection import Selection, lay_out, less_kl, select
 from nexrl_trainer.policy.service import TrainService
 from nexrl_trainer.recipe.algorithm import Algorithm
 

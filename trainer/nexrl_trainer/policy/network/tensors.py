@@ -7,8 +7,8 @@ from torch import Tensor
 
 from nexrl.records import Float32s
 from nexrl_trainer.algorithms.tokens import Tokens
-from nexrl_trainer.policy.batches import Datum
-from nexrl_trainer.policy.packing import Layout, lay_out
+from nexrl_trainer.batches.datums import Datum
+from nexrl_trainer.policy.network.packing import Layout, lay_out
 
 
 class Pack(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""The network under training: a Hugging Face model on packed rows, whose head answers with logprobs."""
