@@ -18,7 +18,7 @@ from nexrl_trainer.recipe.part import Part
 
 PAGE = (Path(__file__).parents[2] / "docs/algorithms.md").read_text()
 RECIPES = re.findall(r"```yaml part\n(.*?)```", PAGE, re.DOTALL)
-ROOMS = {"scoring": "policy", "selection": "policy"}
+ROOMS = {"scoring": "batches", "selection": "batches"}
 
 
 @pytest.mark.parametrize("text", RECIPES, ids=range(len(RECIPES)))
