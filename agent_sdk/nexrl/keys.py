@@ -24,6 +24,8 @@ DERIVED_PREFIX = "nxk-"
 TRAINER, READ, REWARD = "trainer", "read", "reward"
 Kind = Literal["admin", "trainer", "read", "attempt", "reward"]
 ADMIN_KEY_VARIABLE = "NEXRL_ADMIN_KEY"
+ENGINE_KEY_VARIABLE = "NEXRL_ENGINE_KEY"
+"""Holds the key of engines that somebody else runs."""
 ADMIN_KEY_FILE = "admin.key"
 SHORTEST_ADMIN_KEY = 16
 EVAL = "@eval"

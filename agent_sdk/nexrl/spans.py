@@ -19,15 +19,15 @@ from nexrl.errors import PayloadError
 from nexrl.records import Call, Float32s, Int32s, pack, unpack_float32s, unpack_int32s
 
 _CONVENTIONS = {
-    at.REQUEST_TOP_P: "top_p",
-    at.REQUEST_TOP_K: "top_k",
-    at.REQUEST_MAX_TOKENS: "max_new_tokens",
-    at.REQUEST_FREQUENCY_PENALTY: "frequency_penalty",
-    at.REQUEST_PRESENCE_PENALTY: "presence_penalty",
-    at.REQUEST_SEED: "sampling_seed",
-    at.REQUEST_STOPS: "stop",
+    "top_p": at.REQUEST_TOP_P,
+    "top_k": at.REQUEST_TOP_K,
+    "max_new_tokens": at.REQUEST_MAX_TOKENS,
+    "frequency_penalty": at.REQUEST_FREQUENCY_PENALTY,
+    "presence_penalty": at.REQUEST_PRESENCE_PENALTY,
+    "sampling_seed": at.REQUEST_SEED,
+    "stop": at.REQUEST_STOPS,
 }
-"""Sampling parameters the GenAI conventions name, by attribute."""
+"""The attributes of sampling parameters that the GenAI conventions name."""
 TEXTS = frozenset(
     {at.SESSION, at.PARENT, at.DRIFT, at.AGENT_NAME, at.GROUP, at.REQUEST_MODEL, at.DIALECT, at.RESPONSE_ID}
 )
@@ -75,7 +75,7 @@ def span_bytes(call: Call, *, prompt_tokens: int, trace_id: bytes | None = None,
         at.TEMPLATE: msgspec.json.encode(call.template).decode() if call.template else None,
         at.TOOL_DEFINITIONS: None if call.tools is None else msgspec.json.encode(call.tools).decode(),
     }
-    optional |= {name: call.sampling.get(param) for name, param in _CONVENTIONS.items()}
+    optional |= {name: call.sampling[param] for param, name in _CONVENTIONS.items() if param in call.sampling}
     values |= {name: value for name, value in optional.items() if value is not None}
     return wire.span(
         trace_id=trace_id or trace_id_of(call.session),
@@ -151,6 +151,8 @@ def python_value(value: AnyValue) -> Any:
 
 def run_lengths(versions: Int32s) -> Int32s:
     """Code versions as (first index, version) pairs. Example: 4 4 5 -> 0 4 2 5."""
+    if versions == versions[:1] * len(versions):  # as nearly always
+        return Int32s((0, *versions[:1])) if versions else Int32s()
     pairs = Int32s()
     for index, version in enumerate(versions):
         if not pairs or pairs[-1] != version:

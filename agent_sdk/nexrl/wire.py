@@ -12,6 +12,10 @@ from typing import Any
 from nexrl.errors import PayloadError
 
 _VARINT, _FIXED64, _BYTES = 0, 1, 2
+_ATTRIBUTE = 9
+"""The field of a span."""
+_TEXT, _PACKED = 1, 7
+"""The fields of a value that hold text and bytes."""
 _double = struct.Struct("<d").pack
 _fixed64 = struct.Struct("<Q").pack
 CLIENT = 3
@@ -44,8 +48,24 @@ def span(
 
 def span_attributes(values: Mapping[str, Any]) -> bytes:
     """Return attributes as a `Span` holds them; raises PayloadError for one of a type that OTLP has no place for."""
-    pairs = [key_value(key, value) for key, value in values.items()]
-    return b"".join([b"\x4a%b%b" % (_varint(len(pair)), pair) for pair in pairs])
+    parts: list[bytes] = []
+    for key, value in values.items():
+        if type(value) is str:
+            data = value.encode()
+            parts += (_opening(key, _TEXT, len(data)), data)
+        elif type(value) is bytes:
+            parts += (_opening(key, _PACKED, len(value)), value)
+        else:
+            parts.append(field(_ATTRIBUTE, key_value(key, value)))
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=8192)
+def _opening(key: str, kind: int, size: int) -> bytes:
+    """Return what stands in an attribute before so many bytes of a kind: most attributes are text or packed."""
+    value = _TAGS[kind] + _varint(size)
+    pair = _key(key) + _varint(len(value) + size) + value
+    return _TAGS[_ATTRIBUTE] + _varint(len(pair) + size) + pair
 
 
 def request(spans: Iterable[bytes], *, service: str, scope: str) -> bytes:
@@ -58,8 +78,7 @@ def request(spans: Iterable[bytes], *, service: str, scope: str) -> bytes:
 def key_value(key: str, value: Any) -> bytes:
     """Return a `KeyValue`."""
     data = any_value(value)
-    size = len(data)
-    return b"%b%b%b" % (_key(key), _SMALL[size] if size < SEVEN_BITS else _varint(size), data)
+    return _key(key) + _varint(len(data)) + data
 
 
 def any_value(value: Any) -> bytes:
@@ -72,19 +91,17 @@ def any_value(value: Any) -> bytes:
 
 def field(number: int, data: bytes) -> bytes:
     """Return a length-delimited field; numbers up to 15."""
-    size = len(data)
-    return b"%c%b%b" % (number << 3 | _BYTES, _SMALL[size] if size < SEVEN_BITS else _varint(size), data)
+    return _TAGS[number] + _varint(len(data)) + data
 
 
 @lru_cache(maxsize=256)
 def _key(key: str) -> bytes:
     """Return a key, and the tag of the value behind it."""
-    return field(1, key.encode()) + _SMALL[2 << 3 | _BYTES]
+    return field(1, key.encode()) + _TAGS[2]
 
 
+@lru_cache(maxsize=4096)
 def _varint(value: int) -> bytes:
-    if value < SEVEN_BITS:
-        return _SMALL[value]
     parts = bytearray()
     while value >= SEVEN_BITS:
         parts.append(value & 0x7F | SEVEN_BITS)
@@ -94,11 +111,11 @@ def _varint(value: int) -> bytes:
 
 
 def _text(value: str) -> bytes:
-    return field(1, value.encode())
+    return field(_TEXT, value.encode())
 
 
 def _packed(value: bytes) -> bytes:
-    return field(7, value)
+    return field(_PACKED, value)
 
 
 def _boolean(value: bool) -> bytes:
@@ -118,9 +135,9 @@ def _array(value: list[Any]) -> bytes:
 
 
 SEVEN_BITS = 0x80
-_SMALL = [bytes((value,)) for value in range(SEVEN_BITS)]
+_TAGS = [bytes((number << 3 | _BYTES,)) for number in range(16)]
 _KIND = bytes((6 << 3 | _VARINT, CLIENT))
-_START, _END = _SMALL[7 << 3 | _FIXED64], bytes((8 << 3 | _FIXED64,))
+_START, _END = bytes((7 << 3 | _FIXED64,)), bytes((8 << 3 | _FIXED64,))
 _WRITERS: dict[type, Callable[[Any], bytes]] = {
     str: _text,
     bytes: _packed,

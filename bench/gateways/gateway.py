@@ -17,7 +17,8 @@ from gateways.wire import Result, Run, Settings, Target, TurnCosts, Turns
 from gateways.workload import Workload
 
 CHAT = "/v1/chat/completions"
-PATIENCE_S = 600.0
+PATIENCE_S = 60.0
+"""Beyond the time that calls are made for; the load gives up on them sooner."""
 
 
 class Gateway(Struct, frozen=True, kw_only=True):
@@ -62,10 +63,12 @@ class Bench(Struct, frozen=True, kw_only=True):
         post(f"{self.engine_url}/control", msgspec.json.encode(Settings(**settings)))
 
     def run(self, run: Run) -> Result:
-        return msgspec.json.decode(self.load.ask(msgspec.json.encode(run), PATIENCE_S), type=Result)
+        answer = self.load.ask(msgspec.json.encode(run), run.seconds + PATIENCE_S)
+        return msgspec.json.decode(answer, type=Result)
 
     def converse(self, turns: Turns) -> TurnCosts:
-        return msgspec.json.decode(self.load.ask(msgspec.json.encode(turns), PATIENCE_S), type=TurnCosts)
+        answer = self.load.ask(msgspec.json.encode(turns), turns.turns * turns.sessions + PATIENCE_S)
+        return msgspec.json.decode(answer, type=TurnCosts)
 
 
 @contextlib.contextmanager

@@ -53,9 +53,7 @@ class Load:
     async def go(self) -> Result:
         """Make the calls."""
         run, loop = self._run, asyncio.get_running_loop()
-        for _ in range(run.c):
-            _, client = await loop.create_connection(lambda: Client(self._ended), run.target.host, run.target.port)
-            self._clients.append(client)
+        self._clients = [await connected(run.target, self._ended) for _ in range(run.c)]
         begun = time.perf_counter()
         self._deadline = begun + run.seconds
         for place, client in enumerate(self._clients):
@@ -88,10 +86,7 @@ class Load:
             asyncio.get_running_loop().create_task(self._reconnect(client))
 
     async def _reconnect(self, old: Client) -> None:
-        target = self._run.target
-        _, client = await asyncio.get_running_loop().create_connection(
-            lambda: Client(self._ended), target.host, target.port
-        )
+        client = await connected(self._run.target, self._ended)
         self._clients[self._clients.index(old)] = client
         client.send(self._calls.next())
 
@@ -111,6 +106,18 @@ class Load:
         self._next(client)
 
 
+async def connected(target: Target, ended: Any) -> Client:
+    """Return a connection; raises SystemExit where there is none in time."""
+    try:
+        async with asyncio.timeout(GRACE_S):
+            _, client = await asyncio.get_running_loop().create_connection(
+                lambda: Client(ended), target.host, target.port
+            )
+    except (OSError, TimeoutError) as error:
+        raise SystemExit(f"no connection to {target.host}:{target.port} within {GRACE_S:.0f} s: {error}") from error
+    return client
+
+
 async def converse(turns: Turns, bodies: list[bytes]) -> TurnCosts:
     """Hold conversations and charge each turn with the CPU time of the processes named."""
     costs = TurnCosts()
@@ -125,17 +132,17 @@ async def conversation(turns: Turns, body: bytes, number: int) -> tuple[list[flo
     target, session = turns.target, f"bench-{secrets.token_hex(6)}"
     asked: dict[str, Any] = msgspec.json.decode(body.replace(NONCE.encode(), secrets.token_hex(4).encode()))
     answered: asyncio.Queue[tuple[bytes, str]] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    _, client = await loop.create_connection(
-        lambda: Client(lambda _, reply, error: answered.put_nowait((reply, error))), target.host, target.port
-    )
+    client = await connected(target, lambda _, reply, error: answered.put_nowait((reply, error)))
     spent: list[float] = []
     data = b""
-    for _ in range(turns.turns):
+    for turn in range(turns.turns):
         data = call(target, session, number, msgspec.json.encode(asked))
         before = cpu_s(turns.pids)
         client.send(data)
-        reply, error = await answered.get()
+        try:
+            reply, error = await asyncio.wait_for(answered.get(), GRACE_S)
+        except TimeoutError:
+            raise RuntimeError(f"turn {turn} of session {number} was not answered within {GRACE_S:.0f} s") from None
         if error:
             raise RuntimeError(error)
         message = msgspec.json.decode(reply)["choices"][0]["message"]

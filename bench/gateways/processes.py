@@ -4,6 +4,7 @@ import contextlib
 import os
 import queue
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -37,7 +38,7 @@ class Process:
         self, command: Sequence[str], log: Path, *, on: set[int], env: dict[str, str] | None = None, cwd: Path = BENCH
     ) -> None:
         """Start `command` on cores `on`; what it says on standard error is kept in `log`."""
-        self.name = Path(command[0]).name
+        self.name = command[2] if command[1:2] == ["-m"] else Path(command[0]).name
         self._log = log
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, on)  # inherited by the child, threads and all
@@ -48,7 +49,7 @@ class Process:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
-                    env=os.environ | (env or {}),
+                    env=os.environ | {"PYTHONFAULTHANDLER": "1"} | (env or {}),
                     cwd=cwd,
                 )
         finally:
@@ -57,13 +58,13 @@ class Process:
         threading.Thread(target=self._read, daemon=True).start()
 
     def ask(self, line: bytes, timeout_s: float) -> bytes:
-        """Write a line and return the line that answers it."""
+        """Write a line and return the line that answers it; raises SystemExit where none does in time."""
         assert self.popen.stdin
         self.popen.stdin.write(line + b"\n")
         self.popen.stdin.flush()
-        return self.line(timeout_s).encode()
+        return self.line(timeout_s, awaited=f"an answer to {line.decode()}").encode()
 
-    def line(self, timeout_s: float) -> str:
+    def line(self, timeout_s: float, *, awaited: str = "a line") -> str:
         """Return the next line of standard output; raises SystemExit where the process ends or says nothing."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -71,11 +72,13 @@ class Process:
                 return self._lines.get(timeout=0.2)
             if self.popen.poll() is not None and self._lines.empty():
                 raise SystemExit(f"{self.name} ended with status {self.popen.returncode}:\n{self.errors()}")
-        raise SystemExit(f"{self.name} said nothing within {timeout_s:.0f} s:\n{self.errors()}")
+        self.popen.send_signal(signal.SIGABRT)  # Python then says where it stood
+        self.popen.wait(STOP_S)
+        raise SystemExit(f"{self.name}: {awaited} did not come within {timeout_s:.0f} s:\n{self.errors()}")
 
     def ready(self, timeout_s: float = 60.0) -> str:
         """Return the URL a service announces."""
-        while not (line := self.line(timeout_s)).startswith(READY):
+        while not (line := self.line(timeout_s, awaited=f"a line with {READY!r}")).startswith(READY):
             continue
         return line.removeprefix(READY).strip()
 

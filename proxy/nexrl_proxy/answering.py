@@ -48,13 +48,11 @@ class Reply:
         self._request: web.Request | None = None
         self._response: web.StreamResponse | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._flushing = False
 
     def emit(self, index: int, deltas: list[Delta], tokens: list[TokenText] | None) -> None:
         """Send what one event of the engine brought; never fails, so that sampling goes on and is recorded."""
         if piece := self._began() + self.answer.delta(index, deltas, tokens):
             self._pieces.append(piece)
-            self._flush_soon()
 
     async def caught_up(self) -> None:
         """Return when the client has read enough, or is gone."""
@@ -65,8 +63,7 @@ class Reply:
     def attach(self, request: web.Request) -> None:
         """Send to this request from now on, first what it missed."""
         self._request = request
-        if self._pieces:
-            self._flush_soon()
+        self.flush()
 
     def detach(self) -> None:
         """Send to nobody; keep what arises for the next try unless this one has begun to be delivered."""
@@ -86,7 +83,7 @@ class Reply:
 
     async def fail(self, error: ApiError) -> web.StreamResponse:
         """Send the error in the stream, or raise it where there is still a status to answer with."""
-        if self._response is None and self._opening is None:
+        if not self._is_open:
             raise error
         self._pieces.append(self.answer.failed(error))
         return await self._ended()
@@ -98,19 +95,13 @@ class Reply:
         self._is_open = True
         return self.answer.first()
 
-    def _flush_soon(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
+    def flush(self) -> None:
+        """Send what is there to be sent."""
         request = self._request
         if request is None:
             if self.delivered:
                 self._pieces.clear()
-            return
-        if self._response is None:
+        elif self._pieces and self._response is None:
             self._opening = self._opening or asyncio.create_task(self._open(request))
         elif piece := b"".join(self._pieces):
             self._pieces.clear()
@@ -143,7 +134,7 @@ class Reply:
             self.detach()
             return
         self._response = response
-        self._flush_soon()
+        self.flush()
 
     async def _ended(self) -> web.StreamResponse:
         if self._response is None and self._request:

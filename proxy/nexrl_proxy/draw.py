@@ -27,6 +27,10 @@ class Listener(Protocol):
         """Take a choice's next deltas, and the tokens they came from where logprobs were asked for."""
         ...
 
+    def flush(self) -> None:
+        """Send what was taken."""
+        ...
+
     async def caught_up(self) -> None: ...
 
 

@@ -154,17 +154,16 @@ class Planner:
 
     def _recognised(self, body: bytes, session: Session, setting: bytes) -> Talk | None:
         """Return a conversation that begins with an earlier request's very bytes, decoded from there on."""
-        found = session.bodies.longest(setting, body)
-        if found is None:
+        known = session.bodies.longest(setting, body)
+        if known is None:
             return None
-        length, place = found
-        rest = body[length:].lstrip()
+        place, rest = known.value, body[known.length :].lstrip()
         if not rest.startswith(b","):
             return None
         arrived = decoded_messages(b"[" + rest[1:])
         start = History(setting=setting, messages=[], digests=[place.digest], start=place.length)
         try:
-            return Talk(history=start.extended(normalised(arrived)), arrived=arrived, body=body)
+            return Talk(history=start.extended(normalised(arrived)), arrived=arrived, body=body, known=known)
         except ApiError:  # decoded whole, it is told by its place in the request
             return None
 

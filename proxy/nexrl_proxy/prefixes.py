@@ -6,9 +6,20 @@ stand in the body, raw text, token ids.
 
 from collections import Counter, OrderedDict
 from hashlib import blake2b
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
 
 ValueT = TypeVar("ValueT")
+
+
+class Known(Struct, Generic[ValueT], frozen=True):
+    """A beginning that was seen before."""
+
+    length: int
+    value: ValueT
+    digest: Any
+    """Of kind and beginning: what goes on from there is hashed from there."""
 
 
 class Prefixes(Generic[ValueT]):
@@ -19,9 +30,14 @@ class Prefixes(Generic[ValueT]):
         self.values: OrderedDict[tuple[int, bytes], ValueT] = OrderedDict()
         self._lengths: Counter[int] = Counter()
 
-    def remember(self, kind: bytes, data: bytes, value: ValueT) -> None:
-        """Keep a value for `data`; strings of different kinds have nothing to do with each other."""
-        self._keep((len(data), blake2b(kind + data, digest_size=16).digest()), value)
+    def remember(self, kind: bytes, data: bytes, value: ValueT, *, known: Known[ValueT] | None = None) -> None:
+        """Keep a value for `data`; strings of different kinds have nothing to do with each other.
+
+        `known`: the beginning that was found for this kind and data.
+        """
+        digest = known.digest.copy() if known else blake2b(kind, digest_size=16)
+        digest.update(memoryview(data)[known.length if known else 0 :])
+        self._keep((len(data), digest.digest()), value)
 
     def _keep(self, key: tuple[int, bytes], value: ValueT) -> None:
         if key not in self.values:
@@ -39,14 +55,14 @@ class Prefixes(Generic[ValueT]):
         for key, value in later.values.items():
             self._keep(key, value)
 
-    def longest(self, kind: bytes, data: bytes) -> tuple[int, ValueT] | None:
-        """Return the length and the value of the longest remembered string that `data` begins with."""
-        found: tuple[int, ValueT] | None = None
+    def longest(self, kind: bytes, data: bytes) -> Known[ValueT] | None:
+        """Return the longest remembered string that `data` begins with."""
+        found: Known[ValueT] | None = None
         digest, read = blake2b(kind, digest_size=16), 0
         for length in sorted(length for length in self._lengths if length <= len(data)):
-            digest.update(data[read:length])
+            digest.update(memoryview(data)[read:length])
             read = length
             key = (length, digest.digest())
             if key in self.values:
-                found = (length, self.values[key])
+                found = Known(length, self.values[key], digest.copy())
         return found

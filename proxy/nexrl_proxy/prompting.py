@@ -115,12 +115,13 @@ def raw_prompt(prompt: str | Int32s, session: Session, renderer: Renderer) -> Pr
     """Return the prompt that is given as it is; it extends a held call whose prompt and completion it begins with."""
     if not isinstance(prompt, str):
         found = session.raw.longest(IDS, pack(prompt))
-        covered = found[0] // prompt.itemsize if found else 0
-        return Prompt(ids=prompt, delta=Int32s(prompt[covered:]), parent=found[1] if found else None, covered=covered)
+        covered = found.length // prompt.itemsize if found else 0
+        parent = found.value if found else None
+        return Prompt(ids=prompt, delta=Int32s(prompt[covered:]), parent=parent, covered=covered)
     data = prompt.encode(errors="surrogatepass")
     if found := session.raw.longest(TEXT, data):
-        length, held = found
-        rest = data[length:].decode(errors="surrogatepass")
+        held = found.value
+        rest = data[found.length :].decode(errors="surrogatepass")
         closing = renderer.literal(held.completion[-1]) if held.ended else ""
         if rest.startswith(closing):
             delta = renderer.encode_raw(rest[len(closing) :], behind=True)

@@ -74,7 +74,8 @@ class Recording:
         if talk := plan.talk:
             session.hold(talk.history.digests[-1], held, call.reply)
             if talk.body:
-                session.bodies.remember(talk.history.setting, talk.body.rstrip()[:-1].rstrip(), place_of(talk))
+                body = talk.body.rstrip()[:-1].rstrip()
+                session.bodies.remember(talk.history.setting, body, place_of(talk), known=talk.known)
         else:
             prompt = draw.raw
             said = self._renderer.text(call.completion)

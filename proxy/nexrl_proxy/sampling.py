@@ -7,22 +7,22 @@ stop, and what it had is recorded. What is asked for was decided by `planning`; 
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import aclosing
 
 from msgspec import Struct
 
 from nexrl_proxy.conversation import Sessions
-from nexrl_proxy.dialects import Choice, TokenText, Usage
+from nexrl_proxy.dialects import Choice, Usage
 from nexrl_proxy.draw import Draw, Listener, Running, draws_of
 from nexrl_proxy.engines import Completion, EngineLost
 from nexrl_proxy.engines.pool import Pool
 from nexrl_proxy.errors import unavailable
+from nexrl_proxy.hearing import Hearing, tell, texts_of
 from nexrl_proxy.ids import new_id
 from nexrl_proxy.parsers import Parser
 from nexrl_proxy.parsers.choose import Parsers
 from nexrl_proxy.parsers.plain import PlainParser
 from nexrl_proxy.planning import Plan
-from nexrl_proxy.reading import Delta, Reader, reasoning_tokens
+from nexrl_proxy.reading import Reader, reasoning_tokens
 from nexrl_proxy.recorder import Recorder
 from nexrl_proxy.recording import Recording
 from nexrl_proxy.render import Renderer
@@ -66,6 +66,7 @@ class Sampler:
         self.active: dict[str, set[asyncio.Task[list[Outcome]]]] = {}
         """Requests being sampled, by session."""
         self.counters = self._recording.counters
+        self._vocabulary = reading.renderer.vocabulary if reading else None
         self._stop_ids = sorted(reading.renderer.eos) if reading else []
 
     def start(self, plan: Plan, listener: Listener | None = None) -> tuple[Running, asyncio.Task[list[Outcome]]]:
@@ -104,13 +105,13 @@ class Sampler:
         reader = self._reader(draw)
         started = time.time_ns()
         if draw.prompt.forced:
-            self._tell(draw, reader.begin(draw.prompt.forced), None)
+            tell(draw, reader.begin(draw.prompt.forced), None)
         try:
             completion = await self._sampled(draw, reader)
         except Exception:
             self.counters["failed"] += 1
             raise
-        self._tell(draw, reader.finish(), None)
+        tell(draw, reader.finish(), None)
         self._recording.record(draw, reader, completion, started)
         if completion.lost:
             self.counters["failed"] += 1
@@ -149,47 +150,27 @@ class Sampler:
 
     async def _tried(self, draw: Draw, reader: Reader) -> Completion:
         work = draw.work(f"nexrl-{new_id()}")
-        completion, seen = Completion(), 0
+        hearing = Hearing(draw, reader, self._vocabulary)
         try:
             async with self.pool.seat(draw.plan.caller.session) as engine:
                 if draw.running.aborted:  # while it waited at the door
                     raise unavailable(LEFT)
                 engine.check(work)
                 draw.running.rids[work.rid] = engine
-                async with aclosing(engine.complete(work)) as growing:
-                    async for completion in growing:
-                        self._read(draw, reader, completion, seen)
-                        seen = len(completion.ids) or len(completion.spoken)
-                        if draw.listener and draw.listener.behind:
-                            await draw.listener.caught_up()
+                await engine.complete(work, hearing)
         except EngineLost as error:
-            completion.lost = str(error)
-            completion.finish = "abort"
+            hearing.completion.lost = str(error)
+            hearing.completion.finish = "abort"
         finally:
             draw.running.rids.pop(work.rid, None)
-        return completion
-
-    def _read(self, draw: Draw, reader: Reader, completion: Completion, seen: int) -> None:
-        if completion.spoken:
-            self._tell(draw, reader.hear(completion.spoken[seen:]), None)
-            return
-        new = completion.ids[seen:]
-        if draw.listener:
-            tokens = self._texts(completion, seen) if draw.plan.ask.logprobs else None
-            self._tell(draw, reader.push(new), tokens)
-        else:
-            reader.push(new)
-
-    def _tell(self, draw: Draw, deltas: list[Delta], tokens: list[TokenText] | None) -> None:
-        if draw.listener and (deltas or tokens):
-            draw.listener.emit(draw.index, deltas, tokens)
+        return hearing.completion
 
     def _outcome(self, draw: Draw, reader: Reader, completion: Completion) -> Outcome:
         choice = Choice(
             message=reader.message,
             finish_reason=completion.finish or "abort",
             stop=completion.matched if isinstance(completion.matched, str) else None,
-            tokens=self._texts(completion, 0) if draw.plan.ask.logprobs else None,
+            tokens=texts_of(completion, 0, self._vocabulary) if draw.plan.ask.logprobs else None,
         )
         thought = "reasoning_content" in reader.message
         usage = Usage(
@@ -199,19 +180,6 @@ class Sampler:
             reasoning_tokens=reasoning_tokens(self._reader(draw), completion.ids) if thought else 0,
         )
         return Outcome(choice, usage)
-
-    def _texts(self, completion: Completion, start: int) -> list[TokenText]:
-        """Return tokens from `start` on as replies with logprobs show them."""
-        assert self._reading  # an engine that returns text has refused logprobs
-        vocabulary = self._reading.renderer.vocabulary
-        shown, logprobs = vocabulary.all_shown(completion.ids[start:]), completion.logprobs[start:]
-        if not completion.top_logprobs:
-            return list(map(TokenText, shown, logprobs))
-        tops = [
-            [TokenText(vocabulary.shown(token), logprob) for logprob, token in top]
-            for top in completion.top_logprobs[start:]
-        ]
-        return list(map(TokenText, shown, logprobs, tops))
 
     def _ended(self, session: str, task: "asyncio.Task[list[Outcome]]") -> None:
         self.active[session].discard(task)

@@ -11,7 +11,7 @@ import typer
 from aiohttp import web
 
 from nexrl.errors import ConfigError, NexrlError
-from nexrl.keys import admin_key
+from nexrl.keys import ENGINE_KEY_VARIABLE, admin_key
 from nexrl.service import run_loop, serve_until_stopped
 from nexrl_proxy.deployment import Settings, app_of, reading_of
 from nexrl_proxy.engines.kinds import KINDS, Serving
@@ -26,7 +26,6 @@ from nexrl_proxy.prompting import HistoryPolicy
 from nexrl_proxy.sampling import Reading
 from nexrl_proxy.workers.running import run_workers
 
-ENGINE_KEY_VARIABLE = "NEXRL_ENGINE_KEY"
 HISTORIES = ("append", "template")
 
 

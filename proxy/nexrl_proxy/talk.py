@@ -12,6 +12,7 @@ from nexrl_proxy.conversation import History, Place, Session, history_of
 from nexrl_proxy.dialects import Ask
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.messages import Message, normalised
+from nexrl_proxy.prefixes import Known
 
 _messages = msgspec.json.Decoder(list[dict[str, Any]])
 
@@ -24,6 +25,8 @@ class Talk(Struct, frozen=True, kw_only=True, eq=False):
     """Its messages as they arrived, from `history.start` on."""
     body: bytes = b""
     """All of them as they stand in the request's body, where they do."""
+    known: Known[Place] | None = None
+    """The beginning of the body that was recognised."""
     said: list[Message] = []
     """What a later request goes on from by the reply's id; kept where the request wants that."""
 

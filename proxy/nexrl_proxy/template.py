@@ -7,6 +7,7 @@ Tests compare the two. Sandboxed, since a model directory may come from anywhere
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,6 +55,8 @@ class Template:
             self._compiled = {name: _environment().from_string(source) for name, source in sources.items()}
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"--model: the chat template is not Jinja: line {error.lineno}: {error}") from error
+        for compiled in self._compiled.values():
+            compiled.globals = dict(compiled.globals)  # Jinja's is a ChainMap, slow to copy for each rendering
 
     def render(self, messages: list[Any], *, tools: list[Any] | None, kwargs: Mapping[str, Any], generate: bool) -> str:
         """Return the text; raises one of `REFUSALS`."""
@@ -138,6 +141,23 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """Jinja's own filter escapes HTML, which no model was trained on."""
+    options = (ensure_ascii, indent, separators, sort_keys)
+    try:
+        packed = msgspec.msgpack.encode(value)  # unlike JSON it has infinities
+    except (TypeError, ValueError, OverflowError):  # text of Jinja's own, an integer of more than 64 bits
+        return _written(value, *options)
+    return _written_again(packed, *options)
+
+
+@lru_cache(maxsize=256)
+def _written_again(value: bytes, *options: Any) -> str:
+    """Return what is given as MessagePack; tools come again with every conversation."""
+    return _written(msgspec.msgpack.decode(value), *options)
+
+
+def _written(
+    value: Any, ensure_ascii: bool, indent: int | None, separators: tuple[str, str] | None, sort_keys: bool
+) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -33,18 +33,17 @@ class Shown(Struct, frozen=True, gc=False):
     text: str
     raw: bytes
     """Its bytes, which may be half a character."""
-    head: bytes
-    tail: bytes
+    row: bytes
+    """OpenAI's JSON up to the alternatives, as a format that takes the logprob. Written once: replies have hundreds."""
     alone: bytes
-    """OpenAI's JSON before and behind its logprob, the latter also where no alternatives are shown. Written once:
-    replies have hundreds of tokens."""
+    """The same to its end, where no alternatives are shown."""
 
 
 def shown_as(text: str, raw: bytes) -> Shown:
     """Return how a token of this text and these bytes is shown."""
-    head = b'{"token":%b,"logprob":' % msgspec.json.encode(text)
-    tail = b',"bytes":%b' % msgspec.json.encode(list(raw))
-    return Shown(text, raw, head, tail, tail + b',"top_logprobs":[]}')
+    name = msgspec.json.encode(text).replace(b"%", b"%%")
+    row = b'{"token":%b,"logprob":%%b,"bytes":%b' % (name, msgspec.json.encode(list(raw)))
+    return Shown(text, raw, row, row + b',"top_logprobs":[]}')
 
 
 class Vocabulary:

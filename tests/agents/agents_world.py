@@ -22,7 +22,7 @@ from agents_glass import Glass
 from msgspec import Struct
 
 from nexrl.keys import attempt_key, new_admin_key
-from nexrl_trainer.services import ServiceProcess
+from nexrl_trainer.services.process import ServiceProcess
 
 QUIET = {
     "ANONYMIZED_TELEMETRY": "false",

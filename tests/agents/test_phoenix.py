@@ -20,7 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from nexrl.keys import new_admin_key
 from nexrl.records import Call, Float32s, Int32s
 from nexrl.spans import span_bytes
-from nexrl_trainer.services import ServiceProcess
+from nexrl_trainer.services.process import ServiceProcess
 
 PATIENCE_S = 180
 TRACE, STEP, CALL = b"t" * 16, b"step----", b"call----"

@@ -12,8 +12,8 @@ from raw_server import HANG_UP, chunked, plain, raw
 
 from nexrl.errors import ConfigError
 from nexrl_proxy.engines import connection, http
-from nexrl_proxy.engines.connection import HttpError, UnansweredError
-from nexrl_proxy.engines.http import ConnectError, Reply, Upstream
+from nexrl_proxy.engines.connection import HttpError, Taker, UnansweredError
+from nexrl_proxy.engines.http import ConnectError, Upstream
 
 
 @pytest.fixture
@@ -45,13 +45,24 @@ def echo() -> web.Application:
     return app
 
 
+class Pieces(list[bytes]):
+    """What a body came in; wants `most` at a time."""
+
+    def __init__(self, most: int = 2**62) -> None:
+        super().__init__()
+        self.most = most
+
+    def __call__(self, piece: bytes) -> bool:
+        self.append(piece)
+        return len(self) % self.most != 0
+
+
 async def streamed(upstream: Upstream, path: str = "/events") -> bytes:
-    found = b""
+    found = Pieces()
     async with upstream.stream("POST", path, b"{}") as reply:
         assert await reply.status() == 200
-        while piece := await reply.piece():
-            found += piece
-    return found
+        assert not await reply.feed(found)
+    return b"".join(found)
 
 
 async def test_bodies_arrive_whole_in_both_directions_whatever_their_size(open_upstream):
@@ -92,7 +103,8 @@ async def test_a_stream_that_said_its_last_word_gives_its_connection_back_when_t
     async with raw([response[:-5], b"0\r\n", b"\r\n"], [plain(b"")]) as server:
         upstream = open_upstream(server.url)
         async with upstream.stream("POST", "/", b"") as reply:
-            assert await reply.piece() == b"data: [DONE]\n\n"
+            assert await reply.feed(found := Pieces(most=1))
+            assert found == [b"data: [DONE]\n\n"]
         await until(lambda: bool(upstream._idle))
         await upstream.fetch("POST", "/")
         assert server.connections == 1
@@ -102,13 +114,13 @@ async def test_a_stream_that_never_ends_does_not_keep_its_connection(open_upstre
     monkeypatch.setattr(connection, "LINGER_S", 0.05)
     async with raw([chunked([b"data: [DONE]\n\n"], ending=b"")]) as server:
         async with open_upstream(server.url).stream("POST", "/", b"") as reply:
-            await reply.piece()
+            await reply.feed(Pieces(most=1))
         await asyncio.wait_for(server.closed.wait(), 5)
 
 
 async def leave(upstream: Upstream) -> None:
     async with upstream.stream("POST", "/", b"") as reply:
-        await reply.piece()
+        await reply.feed(Pieces(most=1))
         raise RuntimeError
 
 
@@ -129,18 +141,28 @@ async def test_a_cancelled_request_closes_its_connection(open_upstream):
             await asking
 
 
-async def read_into(found: bytearray, reply: Reply) -> None:
-    while piece := await reply.piece():
-        found += piece
-
-
 async def test_a_body_that_breaks_off_gives_what_came_and_then_the_error(open_upstream):
     async with raw([chunked([b"a", b"b"], ending=b"5\r\nab"), HANG_UP]) as server:
         async with open_upstream(server.url).stream("POST", "/", b"") as reply:
-            found = bytearray()
+            found = Pieces()
             with pytest.raises(HttpError, match="middle of its answer"):
-                await read_into(found, reply)
-        assert found == b"abab"
+                await reply.feed(found)
+        assert b"".join(found) == b"abab"
+
+
+async def test_what_a_taker_raises_reaches_who_feeds_it_and_closes_the_connection(open_upstream):
+    def refuses(piece: bytes) -> bool:
+        raise ValueError(piece)
+
+    async with raw([chunked([]).removesuffix(b"0\r\n\r\n"), b"1\r\na\r\n"]) as server:
+        with pytest.raises(ValueError, match="a"):
+            await fed(open_upstream(server.url), refuses)
+        await asyncio.wait_for(server.closed.wait(), 5)
+
+
+async def fed(upstream: Upstream, taker: Taker) -> None:
+    async with upstream.stream("POST", "/", b"") as reply:
+        await reply.feed(taker)
 
 
 async def test_what_may_have_been_sampled_is_never_asked_twice(open_upstream):
@@ -210,11 +232,12 @@ async def test_a_slow_reader_stops_the_sender_and_loses_nothing(open_upstream):
         async with open_upstream(server.url).stream("POST", "/", b"") as reply:
             await reply.status()
             await asyncio.sleep(0.1)
-            found = len(first := await reply.piece())
-            assert len(first) < 4 * connection.MOST_UNREAD
-            while got := await reply.piece():
-                found += len(got)
-        assert found == 400 * len(piece)
+            found = Pieces(most=1)
+            assert await reply.feed(found)
+            assert len(found[0]) < 4 * connection.MOST_UNREAD
+            found.most = 2**62
+            assert not await reply.feed(found)
+        assert b"".join(found) == 400 * piece
 
 
 async def test_ipv6_is_spoken(open_upstream):

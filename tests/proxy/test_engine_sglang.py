@@ -32,7 +32,7 @@ def engine_at(url: str):
 
 async def completed(url: str, asked: Work) -> tuple[Completion, int]:
     heard = await hear(engine_at(url), asked)
-    return heard.completion, heard.yields
+    return heard.completion, heard.times
 
 
 @pytest.mark.parametrize("stream", [False, True])

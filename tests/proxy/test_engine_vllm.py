@@ -28,7 +28,7 @@ def engine_at(url: str, **serving):
 
 async def completed(engine, asked: Work) -> tuple[Completion, int]:
     heard = await hear(engine, asked)
-    return heard.completion, heard.yields
+    return heard.completion, heard.times
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -105,10 +105,8 @@ async def test_a_token_without_a_logprob_makes_a_completion_inexact():
 async def test_weights_that_change_under_a_completion_make_it_inexact():
     async with served(ScriptedVllm(SAYS).app) as url:
         engine = engine_at(url)
-        heard = Heard()
-        async for heard.completion in engine.complete(work()):
-            engine.adopt(1)
-        await engine.close()
+        heard = Heard(then=lambda: engine.adopt(1))
+        await hear(engine, work(), heard)
     assert not heard.completion.exact
 
 

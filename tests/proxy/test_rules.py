@@ -170,7 +170,12 @@ def test_the_longest_beginning_seen_is_found_among_the_latest(most, seen, kind, 
         while len(kept) > most:
             kept.pop(next(iter(kept)))
     matching = [(len(text), value) for (one, text), value in kept.items() if one == kind and data.startswith(text)]
-    assert prefixes.longest(kind, data) == max(matching, default=None, key=lambda found: found[0])
+    known = prefixes.longest(kind, data)
+    assert (known and (known.length, known.value)) == max(matching, default=None, key=lambda found: found[0])
+    prefixes.remember(kind, data, -1, known=known)  # hashed from there on, it is the same string
+    found = prefixes.longest(kind, data)
+    assert found
+    assert (found.length, found.value) == (len(data), -1)
 
 
 SPACE = st.sampled_from([b"", b" ", b"\n\t "])

@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import pytest
 from hearing import Heard, hear
-from proxy_world import served
+from proxy_world import served, until
 from raw_server import plain, raw
 from scripted_openai import ScriptedOpenAI
 
@@ -31,7 +31,7 @@ def engine_at(url: str, **serving):
 
 async def completed(engine, asked: Work) -> tuple[Completion, int]:
     heard = await hear(engine, asked)
-    return heard.completion, heard.yields
+    return heard.completion, heard.times
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -141,13 +141,13 @@ async def test_an_abort_closes_the_connection_and_keeps_what_was_said():
     scripted = ScriptedOpenAI()
     scripted.hangs = True
     async with served(scripted.app) as url:
-        engine = engine_at(url)
-        async for got in engine.complete(work()):
-            if len(got.spoken) == 2 and got.finish is None:
-                await engine.abort("r-1")
+        engine, heard = engine_at(url), Heard()
+        asking = asyncio.create_task(hear(engine, work(), heard))
+        await until(lambda: len(heard.completion.spoken) == 2)
+        await engine.abort("r-1")
         await asyncio.wait_for(scripted.left.wait(), 5)
-        await engine.close()
-    assert (got.finish, got.spoken) == ("abort", [Content("hel"), Content("lo")])
+        await asking
+    assert (heard.completion.finish, heard.completion.spoken) == ("abort", [Content("hel"), Content("lo")])
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,10 @@ One file per kind (`sglang`, `vllm`, `openai`); `kinds` makes them by name, `poo
 recording and reading the tokens are `sampling`'s.
 """
 
-from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from nexrl.errors import ServiceError
 from nexrl.records import Float32s, Int32s
@@ -36,10 +35,10 @@ class Work(Struct, frozen=True, kw_only=True, eq=False):
     request: bytes | None = None
     """The same as an OpenAI chat request, for engines that render messages themselves."""
 
-    @property
-    def ids_json(self) -> Raw:
-        """The prompt as a JSON array."""
-        return Raw(b"[%b]" % self.written) if self.written else Raw(msgspec.json.encode(self.ids.tolist()))
+    def body(self, name: str, fields: dict[str, Any]) -> bytes:
+        """Return a request in JSON: the prompt's ids under `name`, and other fields, of which there is at least one."""
+        ids = self.written or msgspec.json.encode(self.ids.tolist())[1:-1]
+        return b'{"%b":[%b],%b' % (name.encode(), ids, msgspec.json.encode(fields)[1:])
 
 
 class Completion(Struct, kw_only=True, eq=False):
@@ -70,6 +69,22 @@ class Completion(Struct, kw_only=True, eq=False):
     """False where the logprobs are not those of the distribution sampled from, one for each id."""
 
 
+class Hearer(Protocol):
+    """Who is told how a completion grows, in the turn of the event loop that read it from the engine."""
+
+    def grown(self, completion: Completion) -> None:
+        """Take note of what is new in it."""
+        ...
+
+    def keeps_up(self) -> bool:
+        """Whether to go on, now that all that arrived at once was told; where not, `caught_up` says when."""
+        ...
+
+    async def caught_up(self) -> None:
+        """Return when more can be told."""
+        ...
+
+
 class Engine(Protocol):
     """One upstream. Every method may be used by many requests at a time."""
 
@@ -81,8 +96,8 @@ class Engine(Protocol):
         """Raise ApiError for what this kind of engine cannot honour; does not ask the engine."""
         ...
 
-    def complete(self, work: Work) -> AsyncGenerator[Completion]:
-        """Yield one growing completion whenever something arrived; once, at the end, where `work` is not streamed.
+    async def complete(self, work: Work, hearer: Hearer) -> None:
+        """Tell of one growing completion whenever something arrived; once, at the end, where `work` is not streamed.
 
         Raises ApiError where the engine refuses, EngineLost where it is not there or went away.
         """

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
 import msgspec
 
-from nexrl_proxy.engines import Completion
+from nexrl_proxy.engines import Completion, Hearer
 from nexrl_proxy.engines.connection import HttpError
 from nexrl_proxy.engines.events import Events
 from nexrl_proxy.engines.failures import OK, failure, lost
@@ -41,20 +41,27 @@ def ended(url: str, completion: Completion) -> None:
         raise lost(url, "its answer ended before the completion did")
 
 
-async def bodies(reply: Reply, url: str, *, stream: bool, failed: Failed = failure) -> AsyncIterator[bytes]:
-    """Yield the JSON of a plain reply, or of each event of a stream.
+async def bodies(
+    reply: Reply, url: str, hearer: Hearer, hear: Callable[[bytes], None], *, stream: bool, failed: Failed = failure
+) -> None:
+    """Call `hear` with the JSON of a plain reply, or of each event of a stream, as fast as `hearer` keeps up.
 
-    Raises HttpError, and what `failed` makes of an answer that is no success.
+    Raises HttpError, what `hear` raises, and what `failed` makes of an answer that is no success.
     """
     if (status := await reply.status()) != OK:
         raise failed(url, status, await reply.read())
     if not stream:
-        yield await reply.read()
+        hear(await reply.read())
         return
     events = Events()
-    while not events.ended and (piece := await reply.piece()):
+
+    def take(piece: bytes) -> bool:
         for data in events.push(piece):
-            yield data
+            hear(data)
+        return hearer.keeps_up() and not events.ended
+
+    while await reply.feed(take) and not events.ended:
+        await hearer.caught_up()
 
 
 async def answers(upstream: Upstream, path: str, *, below: int) -> bool:

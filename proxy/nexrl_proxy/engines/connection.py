@@ -17,6 +17,10 @@ MOST_UNREAD = 2**20
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 15, 4
 
 
+Taker = Callable[[bytes], bool]
+"""Takes a piece of a body; returns whether it wants more."""
+
+
 class HttpError(ServiceError):
     """A request that got no answer, or not all of it."""
 
@@ -34,6 +38,11 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._waiter: asyncio.Future[None] | None = None
         self._error: HttpError | None = None
+        self._taker: Taker | None = None
+        self._stopped = False
+        """The taker wants no more for now, or failed."""
+        self._fault: Exception | None = None
+        """What the taker raised."""
         self._wants_all = False
         self._unread = 0
         self._paused = False
@@ -61,6 +70,23 @@ class Connection(asyncio.BufferedProtocol):
         while not self.parser.complete:
             await self.news()
         return self.parser
+
+    async def feed(self, taker: Taker) -> bool:
+        """Hand the body to `taker` as it arrives, in the very turn of the event loop that reads it.
+
+        Returns True once `taker` wants no more for now, and False at the body's end. Raises HttpError after all that
+        came before, and what `taker` raises.
+        """
+        self._taker, self._stopped = taker, False
+        try:
+            self._hand_over()
+            while not self._stopped and not self.parser.complete:
+                await self.news()
+        finally:
+            self._taker = None
+        if self._fault:
+            raise self._fault
+        return self._stopped
 
     async def news(self) -> None:
         """Return when something arrived; raises HttpError where nothing will any more."""
@@ -130,10 +156,19 @@ class Connection(asyncio.BufferedProtocol):
             self._linger(parser)
             return
         self._unread += len(data)
+        self._hand_over()
         if self._unread > MOST_UNREAD and not self._wants_all:
             self._flow()
-        if parser.complete or not self._wants_all:
+        if parser.complete or not (self._wants_all or (self._taker is not None and not self._stopped)):
             self._wake()
+
+    def _hand_over(self) -> None:
+        """Give the taker what is there."""
+        if self._taker is not None and not self._stopped and (piece := self.take()):
+            try:
+                self._stopped = not self._taker(piece)
+            except Exception as error:  # noqa: BLE001 - it is the reader's, who waits in `feed`
+                self._stopped, self._fault = True, error
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open = False

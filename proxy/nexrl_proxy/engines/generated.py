@@ -133,7 +133,7 @@ def _take_ids(completion: Completion, ids: list[int]) -> None:
     if len(ids) == 1:  # as nearly every event of a stream
         completion.ids.append(ids[0])
     else:
-        completion.ids.extend(ids)
+        completion.ids.extend(Int32s(ids))
 
 
 def _take_versions(completion: Completion, meta: Meta, seen: int, end: int) -> None:
@@ -149,12 +149,13 @@ def _take_logprobs(completion: Completion, ids: list[int], pairs: list[Pair]) ->
         if completion.exact:
             completion.logprobs.append(pairs[0][0])
         return
-    if completion.exact and len(pairs) > len(ids):
-        pairs = pairs[len(pairs) - len(ids) :]
-    completion.exact = completion.exact and [pair[1] for pair in pairs] == ids
+    if not completion.exact or not ids:
+        return
+    logprobs, beside, *_ = zip(*pairs[-len(ids) :], strict=True) if pairs else ((), ())
+    completion.exact = list(beside) == ids
     if completion.exact:
         try:
-            completion.logprobs.extend(Float32s([pair[0] for pair in pairs]))  # pyright: ignore[reportArgumentType]
+            completion.logprobs.extend(Float32s(logprobs))
         except TypeError:  # null: the engine has no logprob for a token it sampled
             completion.exact = False
 

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 from msgspec import Struct
 
 from nexrl.errors import ConfigError
-from nexrl_proxy.engines.connection import Connection, HttpError, UnansweredError
+from nexrl_proxy.engines.connection import Connection, HttpError, Taker, UnansweredError
 
 CONNECT_TIMEOUT_S = 10.0
 IDLE_S = 4.0
@@ -156,11 +156,12 @@ class Reply:
         """Return the rest of the body; raises HttpError."""
         return (await self._connection.whole()).take()
 
-    async def piece(self) -> bytes:
-        """Return what arrived of the body, nothing at its end; raises HttpError after all that came before."""
-        while not (piece := self._connection.take()) and not self._parser.complete:
-            await self._connection.news()
-        return piece
+    async def feed(self, taker: Taker) -> bool:
+        """Hand the body to `taker` as it arrives; returns whether it stopped before the end. Raises as `taker` does.
+
+        Raises HttpError after all that came before.
+        """
+        return await self._connection.feed(taker)
 
     def cut(self) -> None:
         """End it from another task; whoever reads it gets an HttpError."""

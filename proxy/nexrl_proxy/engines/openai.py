@@ -4,12 +4,11 @@ What the client asked goes through as it came, with the upstream's own model nam
 parameters that are in force. What comes back is told as deltas; usage is the upstream's own count.
 """
 
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
 
-from nexrl_proxy.engines import Completion, Work
+from nexrl_proxy.engines import Completion, Hearer, Work
 from nexrl_proxy.engines.asking import CutError, Exchanges, answers, bodies, ended, told
 from nexrl_proxy.engines.failures import SERVER_ERROR, event_failure, upstream_failure
 from nexrl_proxy.engines.http import Upstream
@@ -49,22 +48,25 @@ class OpenAIEngine:
         if work.top_logprobs or _request(work).get("logprobs"):
             raise unsupported("logprobs", "logprobs are not supported with an OpenAI upstream: leave them out")
 
-    async def complete(self, work: Work) -> AsyncGenerator[Completion]:
+    async def complete(self, work: Work, hearer: Hearer) -> None:
         completion = Completion(exact=False)
         speech = Speech(completion)
+
+        def hear(body: bytes) -> None:
+            said = decode(body)
+            if said.error is not None:
+                raise event_failure(self.url, body, began=bool(completion.spoken))
+            speech.grow(said)
+            hearer.grown(completion)
+
         try:
             with told(self.url):
                 async with self._exchanges.post(work.rid, "/chat/completions", body_of(work, self._model)) as reply:
-                    async for body in bodies(reply, self.url, stream=work.stream, failed=upstream_failure):
-                        said = decode(body)
-                        if said.error is not None:
-                            raise event_failure(self.url, body, began=bool(completion.spoken))
-                        speech.grow(said)
-                        yield completion
+                    await bodies(reply, self.url, hearer, hear, stream=work.stream, failed=upstream_failure)
             ended(self.url, completion)
         except CutError as cut:
             completion.finish, completion.message = "abort", str(cut)
-            yield completion
+            hearer.grown(completion)
 
     async def abort(self, rid: str) -> None:
         self._exchanges.cut(rid)

@@ -7,7 +7,7 @@ that is told to come back later gives up after a few tries. Counts are of this p
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from nexrl_proxy.engines import Engine, EngineLost
@@ -55,24 +55,26 @@ class Pool:
         for engine in self.engines:
             await engine.close()
 
-    @contextlib.asynccontextmanager
-    async def seat(self, session: str) -> AsyncGenerator[Engine]:
+    def seat(self, session: str) -> "Seat":
         """Lend the session's engine for one request; waits while the pool is held.
 
         An EngineLost that passes through takes the engine out until it answers again.
         """
+        return Seat(self, session)
+
+    async def take(self, session: str) -> int:
+        """Return which engine the session's next request has, once the pool is not held; `leave` must follow."""
         await self._opened()
         index = self._settle(session)
-        load = self._loads[index]
-        load.running += 1
-        try:
-            yield self.engines[index]
-        except EngineLost:
+        self._loads[index].running += 1
+        return index
+
+    def leave(self, index: int, *, lost: bool) -> None:
+        """End a request; where it `lost` its engine, that is asked whether it is well."""
+        if lost:
             self._doubt(index)
-            raise
-        finally:
-            load.running -= 1
-            self._changed.set()
+        self._loads[index].running -= 1
+        self._changed.set()
 
     def forget(self, session: str) -> None:
         """Let go of a session that is over."""
@@ -154,3 +156,19 @@ class Pool:
         failures = 0 if await self.engines[index].healthy() else self._failures[index] + 1
         self._failures[index] = failures
         self._loads[index].healthy = failures < FAILURES_UNTIL_OUT
+
+
+class Seat:
+    """One request's place at an engine, as an asynchronous context. Not a generator: those cost each call much more."""
+
+    def __init__(self, pool: Pool, session: str) -> None:
+        self._pool = pool
+        self._session = session
+        self._index = -1
+
+    async def __aenter__(self) -> Engine:
+        self._index = await self._pool.take(self._session)
+        return self._pool.engines[self._index]
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.leave(self._index, lost=kind is not None and issubclass(kind, EngineLost))

@@ -4,12 +4,11 @@ A field is sent only where it is used, because the embedded engine refuses those
 mean is `generated`.
 """
 
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
 
-from nexrl_proxy.engines import Completion, Work
+from nexrl_proxy.engines import Completion, Hearer, Work
 from nexrl_proxy.engines.asking import answers, bodies, ended, quiet, told
 from nexrl_proxy.engines.failures import MULTIPLE_CHOICES, OK, event_failure, failure
 from nexrl_proxy.engines.generated import Generated, Growth, decode
@@ -34,23 +33,29 @@ class SglangEngine:
         if not work.ids:
             raise ApiError(EMPTY, param="prompt")
 
-    async def complete(self, work: Work) -> AsyncGenerator[Completion]:
-        growth = Growth()
-        completion = growth.completion
+    async def complete(self, work: Work, hearer: Hearer) -> None:
         with told(self.url):
-            if not work.stream:
-                answer = await self._upstream.fetch("POST", "/generate", body_of(work))
-                if answer.status != OK:
-                    raise failure(self.url, answer.status, answer.body)
-                growth.take(self._decoded(answer.body, completion))
-                ended(self.url, completion)
-                yield completion
-                return
-            async with self._upstream.stream("POST", "/generate", body_of(work)) as reply:
-                async for body in bodies(reply, self.url, stream=True):
-                    growth.take(self._decoded(body, completion))
-                    yield completion
-        ended(self.url, completion)
+            await (self._streamed(work, hearer) if work.stream else self._whole(work, hearer))
+
+    async def _whole(self, work: Work, hearer: Hearer) -> None:
+        answer = await self._upstream.fetch("POST", "/generate", body_of(work))
+        if answer.status != OK:
+            raise failure(self.url, answer.status, answer.body)
+        growth = Growth()
+        growth.take(self._decoded(answer.body, growth.completion))
+        ended(self.url, growth.completion)
+        hearer.grown(growth.completion)
+
+    async def _streamed(self, work: Work, hearer: Hearer) -> None:
+        growth = Growth()
+
+        def hear(body: bytes) -> None:
+            growth.take(self._decoded(body, growth.completion))
+            hearer.grown(growth.completion)
+
+        async with self._upstream.stream("POST", "/generate", body_of(work)) as reply:
+            await bodies(reply, self.url, hearer, hear, stream=True)
+        ended(self.url, growth.completion)
 
     async def abort(self, rid: str) -> None:
         body = msgspec.json.encode({"rid": rid})
@@ -76,11 +81,10 @@ def body_of(work: Work) -> bytes:
     """Return the request."""
     request: dict[str, Any] = {
         "rid": work.rid,
-        "input_ids": work.ids_json,
         "sampling_params": work.params,
         "return_logprob": True,
         "stream": work.stream,
     }
     if work.top_logprobs:
         request["top_logprobs_num"] = work.top_logprobs
-    return msgspec.json.encode(request)
+    return work.body("input_ids", request)

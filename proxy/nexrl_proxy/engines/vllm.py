@@ -5,14 +5,13 @@ no abort but a closed connection; a plain request that is aborted loses what it 
 where `are_exact` says so, and it does not tell which weights it holds: whoever publishes them does.
 """
 
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
 from nexrl.records import Float32s
-from nexrl_proxy.engines import Completion, Work
+from nexrl_proxy.engines import Completion, Hearer, Work
 from nexrl_proxy.engines.asking import CutError, Exchanges, answers, bodies, ended, told
 from nexrl_proxy.engines.failures import MULTIPLE_CHOICES, event_failure, misconfigured
 from nexrl_proxy.engines.http import Upstream
@@ -91,21 +90,24 @@ class VllmEngine:
             if name not in NAMES and name not in SAME and name not in GRAMMARS:
                 raise unsupported(name, f"{name} is not supported by vLLM behind this proxy: leave it out")
 
-    async def complete(self, work: Work) -> AsyncGenerator[Completion]:
+    async def complete(self, work: Work, hearer: Hearer) -> None:
         completion = Completion(exact=are_exact(work.params, processed=self._processed))
         version = self._weight_version
+
+        def hear(body: bytes) -> None:
+            completed = self._decoded(body, completion)
+            grow(completion, completed, version=self._weight_version, top=work.top_logprobs)
+            completion.exact &= version == self._weight_version
+            hearer.grown(completion)
+
         try:
             with told(self.url):
                 async with self._exchanges.post(work.rid, "/v1/completions", body_of(work)) as reply:
-                    async for body in bodies(reply, self.url, stream=work.stream):
-                        completed = self._decoded(body, completion)
-                        grow(completion, completed, version=self._weight_version, top=work.top_logprobs)
-                        completion.exact &= version == self._weight_version
-                        yield completion
+                    await bodies(reply, self.url, hearer, hear, stream=work.stream)
             ended(self.url, completion)
         except CutError as cut:
             completion.finish, completion.message = "abort", str(cut)
-            yield completion
+            hearer.grown(completion)
 
     async def abort(self, rid: str) -> None:
         self._exchanges.cut(rid)
@@ -137,7 +139,6 @@ def body_of(work: Work) -> bytes:
     request: dict[str, Any] = {
         **NEUTRAL,
         **{NAMES.get(name, name): value for name, value in params.items() if name not in GRAMMARS},
-        "prompt": work.ids_json,
         "request_id": work.rid,
         "logprobs": work.top_logprobs,
         "return_token_ids": True,
@@ -148,7 +149,7 @@ def body_of(work: Work) -> bytes:
         request["structured_outputs"] = grammar
     if work.stream:
         request["stream_options"] = {"include_usage": True}
-    return msgspec.json.encode(request)
+    return work.body("prompt", request)
 
 
 def are_exact(params: dict[str, Any], *, processed: bool) -> bool:
