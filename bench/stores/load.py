@@ -19,6 +19,8 @@ from stores.workload import SPANS_AT_ONCE, Speaker, bodies
 OK = 200
 BUSY = frozenset({429, 503})
 PAUSE_S = 0.02
+PATIENCE_S = 60.0
+"""With one request: with its answer, and with a server that has no room for it."""
 SMALL_PROMPT, SMALL_COMPLETION = 96, 32
 TURNS = 8
 VARIANTS = 64
@@ -60,7 +62,9 @@ def bodies_of(calls: int) -> Iterator[Body]:
 async def _post(url: str, headers: dict[str, str], ready: Iterator[tuple[Body, bytes]], c: int) -> Sent:
     sent = Sent()
     given = headers | {"Content-Type": "application/x-protobuf"}
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=given) as http:
+    patience = aiohttp.ClientTimeout(total=PATIENCE_S)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, headers=given, timeout=patience) as http:
         begun = time.perf_counter()
         await asyncio.gather(*(_send_some(http, url, ready, sent) for _ in range(c)))
         sent.wall_s = time.perf_counter() - begun
@@ -79,12 +83,15 @@ async def _send_some(http: aiohttp.ClientSession, url: str, ready: Iterator[tupl
 
 
 async def _tries(http: aiohttp.ClientSession, url: str, data: bytes) -> AsyncIterator[tuple[int, bytes]]:
-    """Send until the server has room for it."""
+    """Send until the server has room for it, or has had none for too long."""
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         async with http.post(url, data=data) as answer:
             yield answer.status, await answer.read()
             if answer.status not in BUSY:
                 return
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{url}: no room for {PATIENCE_S:.0f} s")
         await asyncio.sleep(PAUSE_S)
 
 

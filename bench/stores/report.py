@@ -66,6 +66,7 @@ def printed(found: All) -> Iterator[str]:
     yield f"  slope: {slope(found.memory):.1f} bytes a call; peak with mapped files (VmHWM): {peak:.0f} MiB"
     yield from ("", "Assembly of one session, CPU in process")
     yield from table(("tokens", "ns a token"), [[str(one.tokens), f"{one.cpu_ns:.1f}"] for one in found.assembled])
+    yield f"  slope: {_added(found.assembled):.1f} ns for each token that a session has more"
     yield ""
     for rate in found.rates:
         if rate.waited > BUSY:
@@ -112,6 +113,12 @@ def _cpu(found: All) -> float | None:
     """Return the floor's CPU time over ours: what neighbours on the machine disturb least."""
     ours, floor = found.best("ours", found.payload), found.best("floor", found.payload)
     return floor.cpu_us / ours.cpu_us if ours and floor else None
+
+
+def _added(found: Sequence[Assembled]) -> float:
+    """Return what a token more costs, between the shortest and the longest session."""
+    first, last = found[0], found[-1]
+    return (last.cpu_ns * last.tokens - first.cpu_ns * first.tokens) / (last.tokens - first.tokens)
 
 
 def _growth(found: Sequence[Assembled]) -> float | None:

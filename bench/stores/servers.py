@@ -1,7 +1,6 @@
 """The stores that are measured, each as a context that starts it on the one core and stops it."""
 
 import contextlib
-import os
 import sqlite3
 import sys
 import time
@@ -130,5 +129,5 @@ def _rows(path: Path) -> int:
 
 
 def bytes_in(directory: Path) -> int:
-    """Return how much a directory's files hold."""
-    return sum(entry.stat().st_size for entry in os.scandir(directory) if entry.is_file())
+    """Return how much a directory's files hold, those of its folders too."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

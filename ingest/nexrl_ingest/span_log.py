@@ -52,8 +52,7 @@ def append(connection: Connection, block: Block, now_ns: int) -> None:
         f"INSERT INTO traces (session, trace_id) VALUES ({_SESSION_SEQ}, ?) ON CONFLICT DO NOTHING",  # noqa: S608
         sorted({(row.session, row.trace_id) for row in rows}, key=lambda pair: (pair[0] or "", pair[1])),
     )
-    query = "INSERT INTO blocks (spans, body) VALUES (?, ?) RETURNING seq"
-    [[number]] = connection.fetch(query, (len(rows), block.body))
+    number = connection.bodies.add(len(rows), block.body)
     stored = connection.executemany(
         "INSERT INTO span_index (session, trace_id, span_id, is_call, at_ns, block, place) "  # noqa: S608 - our own
         f"VALUES ({_SESSION_SEQ}, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -63,7 +62,7 @@ def append(connection: Connection, block: Block, now_ns: int) -> None:
         ],
     )
     if not stored:
-        connection.execute("DELETE FROM blocks WHERE seq = ?", (number,))
+        connection.bodies.withdraw(number)
 
 
 _SESSION_SEQ = "coalesce((SELECT seq FROM sessions WHERE id = ?), 0)"
@@ -81,8 +80,7 @@ def spans_at(connection: Connection, places: Iterable[Sequence[int]]) -> Iterato
     found: list[Found] = []
     for block, place in places:
         if block != read:
-            [[body]] = connection.fetch("SELECT body FROM blocks WHERE seq = ?", (block,))
-            found = blocks.spans_in(body)
+            found = blocks.spans_in(connection.bodies.read(block))
             read = block
         yield found[place]
 
@@ -127,10 +125,9 @@ def _thin(connection: Connection, touched: Iterable[int]) -> None:
         rows = connection.fetch("SELECT seq, place FROM span_index WHERE block = ? ORDER BY place", (block,))
         [[spans]] = connection.fetch("SELECT spans FROM blocks WHERE seq = ?", (block,))
         if not rows:
-            connection.execute("DELETE FROM blocks WHERE seq = ?", (block,))
+            connection.bodies.remove(block)
         elif 2 * len(rows) <= spans:
             body = blocks.packed(spans_at(connection, [(block, place) for _, place in rows]))
-            query = "UPDATE blocks SET spans = ?, body = ? WHERE seq = ?"
-            connection.execute(query, (len(rows), body, block))
+            connection.bodies.replace(block, len(rows), body)
             moved = [(place, seq) for place, (seq, _) in enumerate(rows)]
             connection.executemany("UPDATE span_index SET place = ? WHERE seq = ?", moved)

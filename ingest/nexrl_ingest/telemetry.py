@@ -21,6 +21,7 @@ from nexrl_ingest import blocks, span_log
 from nexrl_ingest.access import REPORTERS, Caller, caller_of, require
 from nexrl_ingest.api import bodies
 from nexrl_ingest.api.context import ADMIN_KEY, CHANGES, STORE
+from nexrl_ingest.api.openapi_otlp import LOGS, METRICS, TRACES
 from nexrl_ingest.otlp import bodies as otlp
 from nexrl_ingest.otlp import evaluations, metrics, spans
 from nexrl_ingest.otlp.packing import decompress
@@ -30,7 +31,6 @@ from nexrl_ingest.store import Connection
 
 T = TypeVar("T")
 MessageT = TypeVar("MessageT", bound=Message)
-TRACES, LOGS, METRICS = "/v1/traces", "/v1/logs", "/v1/metrics"
 SMALL_BYTES = 1024 * 1024
 """Of a request that is decoded at once; for a larger one a thread takes the time, and others are served meanwhile."""
 _log = logging.getLogger(__name__)

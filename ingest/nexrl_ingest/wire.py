@@ -103,6 +103,8 @@ class GroupState(Struct, frozen=True, kw_only=True):
     final: int
     """Number of rollouts that have their final outcome."""
     state: State
+    dropped: str | None = None
+    """Why the rule dropped it; None where it did not."""
     outcomes: list[RolloutState]
 
 

@@ -20,8 +20,11 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
 
 
 async def bodies(store) -> list[bytes]:
-    found = await store.read(lambda connection: connection.fetch("SELECT body FROM blocks ORDER BY seq"))
-    return [bytes(body) for [body] in found]
+    def read(connection: Connection) -> list[bytes]:
+        numbers = connection.fetch("SELECT seq FROM blocks ORDER BY seq")
+        return [bytes(connection.bodies.read(number)) for [number] in numbers]
+
+    return await store.read(read)
 
 
 async def calls(store, session: str):
@@ -43,6 +46,18 @@ async def test_a_rejected_span_is_not_stored_with_its_neighbours(ingest):
     await ingest.post(zstandard.ZstdCompressor().compress(request), Content_Encoding="zstd")
     [body] = await bodies(ingest.store)
     assert [call_of(found.span) for found in blocks.spans_in(body)] == [kept]
+
+
+async def test_a_nul_in_a_text_of_a_span_refuses_no_other_span(ingest):
+    """PostgreSQL keeps none in its texts."""
+    odd = {"group": "\0", "model": "m\0", "response": "r\0", "agent": "\0a", "drift": "\0", "finish_reason": "\0"}
+    kept = call([1], [2], session="odd", messages=[{"role": "user", "content": "\0"}], **odd)
+    others = call([1], [2], session="others")
+    nameless = Span(name="\0", trace_state="\0", trace_id=b"t" * 16, span_id=b"s" * 8)
+    reply = await ingest.send(kept, call([1], [2], session="a\0b"), nameless, others)
+    assert reply.partial_success.rejected_spans == 1
+    assert await calls(ingest.store, "odd") == [kept]
+    assert await calls(ingest.store, "others") == [others]
 
 
 async def test_a_frame_that_does_not_say_how_large_it_is_is_stored_as_one_that_does(ingest):

@@ -28,6 +28,8 @@ from nexrl_ingest.forwarding import forwarder as forwarding
 from nexrl_ingest.forwarding.forwarder import Forwarder
 from nexrl_ingest.forwarding.sending import parts_of, sendable
 from nexrl_ingest.forwarding.target import target_of
+from nexrl_ingest.otlp.spans import batch
+from nexrl_ingest.span_log import append
 
 
 class Receiver:
@@ -226,6 +228,28 @@ async def test_large_requests_are_cut(ingest, receiver, monkeypatch):
     async with forwarding_to(receiver.url, ingest.store):
         await receiver.has(6)
     assert max(len(spans_in(message)) for message in receiver.requests) < 6
+
+
+@pytest.mark.parametrize("open_store", ["postgres"], indirect=True)
+async def test_of_two_replicas_one_forwards_and_the_other_takes_over(open_store, receiver):
+    [block] = batch(request_of(*named("a", "b")), None).blocks
+    [later] = batch(request_of(*named("c")), None).blocks
+    first, second = open_store(), open_store()
+    await first.write(lambda connection: append(connection, block, 1))
+    async with forwarding_to(receiver.url, first) as one:
+        assert await receiver.has(2) == ["a", "b"]
+        async with forwarding_to(receiver.url, second) as other:
+            await first.write(lambda connection: append(connection, later, 1))
+            assert await receiver.has(3) == ["a", "b", "c"]
+            assert (one.counters, other.counters) == (Counter(forwarded=3), Counter())
+            assert not await second.leads(f"forward to {receiver.url}/v1/traces")
+    first.close()
+    async with forwarding_to(receiver.url, second) as other:
+        [block] = batch(request_of(*named("d")), None).blocks
+        await second.write(lambda connection: append(connection, block, 1))
+        assert await receiver.has(4) == ["a", "b", "c", "d"]
+        assert other.counters == Counter(forwarded=1)
+    second.close()
 
 
 async def test_young_spans_wait_where_several_replicas_write(ingest, receiver):

@@ -1,5 +1,6 @@
 """The served description: complete, from the same declarations as the routes, and true of a fuzzed server."""
 
+import json
 import os
 import subprocess
 import sys
@@ -27,7 +28,8 @@ async def test_every_route_is_described_and_nothing_else(ingest):
     status, described = await ingest.ask("GET", "/openapi.json", headers={})
     assert (status, described["openapi"]) == (200, "3.1.0")
     operations = {(method.upper(), path) for path, methods in described["paths"].items() for method in methods}
-    assert operations == {(route.method, route.path) for route in ROUTES}
+    otlp = {("POST", path) for path in ("/v1/traces", "/v1/logs", "/v1/metrics")}
+    assert operations == {(route.method, route.path) for route in ROUTES} | otlp
     ids = [operation["operationId"] for methods in described["paths"].values() for operation in methods.values()]
     assert len(ids) == len(set(ids))
 
@@ -55,6 +57,19 @@ async def test_answers_are_of_the_described_shape(ingest, client):
     status, answer = await ingest.ask("GET", "/api/groups/nowhere")
     error = described["paths"]["/api/groups/{id}"]["get"]["responses"][str(status)]["content"]["application/json"]
     jsonschema.validate(answer, error["schema"] | {"components": described["components"]})
+
+
+@pytest.mark.parametrize("path", ["/v1/traces", "/v1/logs", "/v1/metrics"])
+async def test_the_doors_of_otlp_answer_as_described(ingest, path):
+    _, described = await ingest.ask("GET", "/openapi.json")
+    operation = described["paths"][path]["post"]
+    assert set(operation["requestBody"]["content"]) == {"application/x-protobuf", "application/json"}
+    headers = ingest.admin() | {"Content-Type": "application/json"}
+    keyless = {"Content-Type": "application/json"}
+    for body, given, expected in [({}, headers, 200), ([], headers, 400), ({}, keyless, 401)]:
+        status, answer = await ingest.ask("POST", path, data=json.dumps(body), headers=given)
+        assert status == expected
+        jsonschema.validate(answer, operation["responses"][str(status)]["content"]["application/json"]["schema"])
 
 
 @pytest.mark.parametrize("body", [b"\xc1", b"", b"[" * 5000, b'{"run": "\xff"}', b'{"run": "\\ud800"}'])

@@ -97,6 +97,7 @@ async def test_the_state_of_a_group_names_outcomes_and_rewards(ingest, client):
         "size": 1,
         "final": 1,
         "state": "ready",
+        "dropped": None,
         "outcomes": [
             RolloutState(rollout=0, attempt="group-1-0", status="failed", reason="timeout", rewards={"correct": 0.5})
         ],

@@ -11,7 +11,8 @@ from nexrl.errors import ConfigError
 from nexrl.records import Attempt, Reward
 from nexrl_ingest.client import IngestClient
 from nexrl_ingest.groups import ledger
-from nexrl_ingest.sessions import retention
+from nexrl_ingest.otlp.evaluations import Judgement
+from nexrl_ingest.sessions import judging, retention
 from nexrl_ingest.sessions.retention import DAY_NS, Limits, keep_within, limits_of
 from nexrl_ingest.span_log import Block, SpanRow, append
 
@@ -49,6 +50,18 @@ async def test_spans_without_a_session_age_too(store):
     await sent(store, None, 99)
     assert await keep_within(store, WEEK, NOW_NS) == 1
     assert await left(store) == ["None"]
+
+
+async def test_a_judgement_whose_span_never_came_ages_too(store):
+    def give(name: str, day: int):
+        reward = Reward(name=name, value=1.0, by="judge", id=name)
+        waiting = Judgement(session=None, trace_id=b"t" * 16, span_id=b"s" * 8, response=None, reward=reward)
+        return lambda connection: judging.give(connection, waiting, day * DAY_NS)
+
+    for name, day in (("old", 1), ("young", 99)):
+        assert await store.write(give(name, day)) is None
+    assert await keep_within(store, WEEK, NOW_NS) == 1
+    assert await store.read(lambda connection: connection.fetch("SELECT id FROM judgements")) == [("young",)]
 
 
 async def test_only_groups_that_are_done_are_forgotten_and_then_as_a_whole(store, client):

@@ -18,11 +18,13 @@ from nexrl_ingest.groups import ledger
 from nexrl_ingest.otlp.spans import batch
 from nexrl_ingest.span_log import append, calls_of, spans_at
 from nexrl_ingest.store import Connection
-from nexrl_ingest.store.connection import SqliteConnection
+from nexrl_ingest.store.dialects import POSTGRES, SQLITE, Types
 from nexrl_ingest.store.embedded import FILE, EmbeddedStore, read_only
 from nexrl_ingest.store.postgres import PostgresStore
 from nexrl_ingest.store.postgres_connection import PostgresConnection
-from nexrl_ingest.store.schema import MIGRATIONS, POSTGRES, SQLITE, VERSION, Types
+from nexrl_ingest.store.schema import MIGRATIONS, VERSION
+from nexrl_ingest.store.segments import Segments
+from nexrl_ingest.store.sqlite_connection import SqliteConnection
 
 VERSION_1 = """
 CREATE TABLE spans (
@@ -143,7 +145,7 @@ def of_version_4(connection: Connection, types: Types, *calls) -> None:
 def sqlite_of_version_4(directory: Path, *calls) -> EmbeddedStore:
     directory.mkdir()
     with closing(sqlite3.connect(directory / FILE)) as raw:
-        of_version_4(SqliteConnection(raw), SQLITE, *calls)
+        of_version_4(SqliteConnection(raw, Segments(directory / "blocks")), SQLITE, *calls)
         raw.execute("PRAGMA user_version = 4")
         raw.commit()
     return EmbeddedStore(directory)

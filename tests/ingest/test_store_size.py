@@ -4,6 +4,7 @@ import random
 import re
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from pydoc_data import topics
 
 from ingest_world import request_of
@@ -65,6 +66,11 @@ def conversations() -> list[tuple[Call, int]]:
     return made
 
 
+def held(directory: Path) -> int:
+    """Return the bytes of the database and of the bodies beside it, without the log that is truncated at the end."""
+    return (directory / FILE).stat().st_size + sum(path.stat().st_size for path in directory.glob("blocks/*"))
+
+
 async def stored(store: EmbeddedStore, calls: list[tuple[Call, int]]) -> None:
     spans = [span_of(call, prompt_tokens=length) for call, length in calls]
     for start, end in pairwise(range(0, len(spans) + 1, 16)):
@@ -82,7 +88,7 @@ async def test_a_span_of_a_conversation_stays_small_on_disk(tmp_path):
     found = await store.read(lambda connection: calls_of(connection, session))
     assert sorted(found, key=lambda call: call.started_ns) == expected
     store.close()
-    per_span = ((tmp_path / FILE).stat().st_size - empty) / len(calls)
+    per_span = (held(tmp_path) - empty) / len(calls)
     assert sum(length for _, length in calls) / len(calls) == 1900
     assert 3_000 < per_span < GOAL_BYTES
 
@@ -93,7 +99,7 @@ async def test_what_retention_deleted_is_given_back_to_the_disk(tmp_path):
     await stored(store, conversations())
     assert await store.size() > empty + 600_000
     await keep_within(store, Limits(age_ns=1), 5 * DAY_NS)
-    assert (tmp_path / FILE).stat().st_size < 1.2 * empty
+    assert held(tmp_path) < 1.2 * empty
     store.close()
 
 
@@ -103,4 +109,4 @@ async def test_a_file_of_version_1_gives_back_too(tmp_path):
     await stored(store, conversations())
     await keep_within(store, Limits(age_ns=1), 5 * DAY_NS)
     store.close()
-    assert (tmp_path / "old" / FILE).stat().st_size < 1.2 * empty
+    assert held(tmp_path / "old") < 1.2 * empty

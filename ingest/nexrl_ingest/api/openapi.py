@@ -1,6 +1,6 @@
 """The routes as an OpenAPI 3.1 description, from the same declarations that the server registers.
 
-OTLP is not described: https://opentelemetry.io/docs/specs/otlp/#otlphttp says what `/v1/...` takes.
+The doors of OTLP, whose bodies and errors have shapes of their own, are `openapi_otlp.py`'s part.
 """
 
 import re
@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from nexrl.records import Float32s, Int32s
+from nexrl_ingest.api import openapi_otlp
 from nexrl_ingest.api.bodies import JSON, MESSAGEPACK
 from nexrl_ingest.api.route import Route
 from nexrl_ingest.refusals import (
@@ -65,7 +66,7 @@ def description(routes: list[Route]) -> dict[str, Any]:
             "version": version("nexrl"),
             "description": "Captured sessions, rewards, and leased groups of trajectories.",
         },
-        "paths": paths,
+        "paths": openapi_otlp.paths() | paths,
         "components": {
             "schemas": components,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "`nexrl key --help`"}},

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Iterable
 from collections.abc import Sequence as Ordered
 
-from nexrl.records import Call, Drift, Float32s, Int32s, Outcome, Reward, Sequence, Trajectory, Turn, encode
-from nexrl.sampling import altered
+from nexrl.records import Call, Drift, Int32s, Outcome, Reward, Sequence, Trajectory, encode
+from nexrl_ingest.assembly import laying
 from nexrl_ingest.assembly.joining import joined
 
 INEXACT = "inexact"
@@ -58,16 +58,14 @@ def sequences(calls: Iterable[Call]) -> list[Sequence]:
     """
     ids: dict[str, tuple[Int32s, int]] = {}
     """Per call: its chain's tokens, and how many of them are its prompt and completion."""
-    laid: list[tuple[tuple[int, str], Sequence]] = []
+    found: list[tuple[tuple[int, str], Sequence]] = []
     for chain in chains(calls):
         head = chain[0]
         tokens, shared = ids[head.parent] if head.parent else (Int32s(), 0)
-        sequence = _context(tokens[:shared], chain)
-        for call in chain:
-            _extend(sequence, call)
-            ids[call.id] = (sequence.ids, len(sequence.ids))
-        laid.append((_order(head), sequence))
-    return [sequence for _, sequence in sorted(laid, key=lambda item: item[0])]
+        sequence = laying.laid(Int32s(tokens[:shared]), chain)
+        ids |= {turn.call: (sequence.ids, turn.end) for turn in sequence.turns}
+        found.append((_order(head), sequence))
+    return [sequence for _, sequence in sorted(found, key=lambda item: item[0])]
 
 
 def drift(calls: Iterable[Call]) -> list[Drift]:
@@ -180,42 +178,3 @@ def _leading_to_tokens(children: Children) -> set[str]:
         if parent and any(call.id in leading for call in found):
             leading.add(parent)
     return leading
-
-
-def _context(prefix: Iterable[int], chain: list[Call]) -> Sequence:
-    """Return a sequence that holds what a branch shares with the chain it leaves; none of it is trained again."""
-    ids = Int32s(prefix)
-    length = len(ids)
-    return Sequence(
-        ids=ids,
-        loss_mask=Int32s([0] * length),
-        logprobs=Float32s([0.0] * length),
-        weight_versions=Int32s([-1] * length),
-        temperatures=Float32s([1.0] * length),
-        calls=[call.id for call in chain],
-        agent=chain[0].agent,
-        turns=[],
-    )
-
-
-def _extend(sequence: Sequence, call: Call) -> None:
-    prompt, sampled = len(call.prompt_delta), len(call.completion)
-    trained = call.temperature > 0
-    sequence.ids.extend(call.prompt_delta)
-    sequence.ids.extend(call.completion)
-    sequence.loss_mask.extend([0] * prompt + [int(trained)] * sampled)
-    sequence.logprobs.extend([0.0] * prompt)
-    sequence.logprobs.extend(call.logprobs if trained else [0.0] * sampled)
-    sequence.weight_versions.extend([-1] * prompt)
-    sequence.weight_versions.extend(call.weight_versions if trained else [-1] * sampled)
-    sequence.temperatures.extend([1.0] * prompt + [call.temperature if trained else 1.0] * sampled)
-    end = len(sequence.ids)
-    sequence.turns.append(
-        Turn(
-            call=call.id,
-            start=end - sampled,
-            end=end,
-            finish_reason=call.finish_reason,
-            altered=altered(call.sampling),
-        )
-    )

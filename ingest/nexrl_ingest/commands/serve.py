@@ -51,7 +51,7 @@ def ingest(
         str | None,
         typer.Option(
             help="Send everything on to this OTLP endpoint too, without token ids: Phoenix, Langfuse, Jaeger, a "
-            "Collector. Of several replicas, tell one."
+            "Collector. Of several replicas one forwards, and another takes over where it dies."
         ),
     ] = None,
     forward_header: Annotated[

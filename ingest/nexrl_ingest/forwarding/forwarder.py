@@ -1,7 +1,8 @@
 """The forwarder: a task beside the server that reads the log, sends, and remembers how far it got.
 
 What the endpoint has taken is noted in the store, so a restart goes on from there; a crash in between sends some spans
-again, which receivers tell by their ids. While the endpoint is away spans wait where they are: in the log.
+again, which receivers tell by their ids. While the endpoint is away spans wait where they are: in the log. Of several
+replicas one forwards, and the others stand by.
 """
 
 import asyncio
@@ -84,7 +85,9 @@ class Forwarder:
                     await asyncio.sleep(wait_s)
 
     async def _step(self, http: aiohttp.ClientSession) -> Verdict | None:
-        """Send the next spans and note what became of them; None where there are none."""
+        """Send the next spans and note what became of them; None where there are none, or where others send them."""
+        if not await self._store.leads(f"forward to {self._target.url}"):
+            return None
         stored = await self._store.read(self._next)
         if not stored:
             return None

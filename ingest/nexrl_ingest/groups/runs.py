@@ -18,7 +18,7 @@ _GROUPS = (
     "(SELECT count(*) FROM attempts JOIN outcomes ON outcomes.attempt = attempts.id "
     "WHERE attempts.group_id = groups.id AND outcomes.final = 1), "
     "(SELECT count(*) FROM leases WHERE leases.group_id = groups.id AND state = 'leased' AND expires_ns > ?), "
-    "(SELECT count(*) FROM drops WHERE drops.group_id = groups.id AND rollout < 0) "
+    "(SELECT min(reason) FROM drops WHERE drops.group_id = groups.id AND rollout < 0) "
     "FROM groups WHERE run = ? AND seq > ?"
 )
 
@@ -50,9 +50,9 @@ def listed(connection: Connection, query: RunsQuery) -> RunPage:
 def groups(connection: Connection, run: str, query: GroupsQuery, now_ns: int) -> GroupPage:
     """Return a page of a run's groups, in order of creation."""
     found: list[GroupState] = []
-    for seq, group, state in _standing(connection, run, query, now_ns):
+    for seq, group, state, dropped in _standing(connection, run, query, now_ns):
         if query.state in {None, state}:
-            found.append(_shown(connection, group, state))
+            found.append(_shown(connection, group, state, dropped))
         if len(found) == query.limit:
             return GroupPage(groups=found, next=seq)
     return GroupPage(groups=found, next=None)
@@ -62,7 +62,7 @@ def state(connection: Connection, run: str, now_ns: int) -> RunState:
     """Return a run's totals; raises NotFoundError for a run without groups."""
     states: Counter[State] = Counter()
     planned = 0
-    for _, group, where in _standing(connection, run, GroupsQuery(), now_ns):
+    for _, group, where, _ in _standing(connection, run, GroupsQuery(), now_ns):
         states[where] += 1
         planned += group.size
     if not states:
@@ -77,8 +77,10 @@ def state(connection: Connection, run: str, now_ns: int) -> RunState:
     )
 
 
-def _standing(connection: Connection, run: str, query: GroupsQuery, now_ns: int) -> Iterator[tuple[int, Group, State]]:
-    """Go through a run's groups and say where each stands, a bounded number of rows at a time."""
+def _standing(
+    connection: Connection, run: str, query: GroupsQuery, now_ns: int
+) -> Iterator[tuple[int, Group, State, str | None]]:
+    """Go through a run's groups, a bounded number of rows at a time: where each stands, and why it was dropped."""
     marks = ", ".join("?" * len(query.id))
     chosen = f" AND id IN ({marks})" if query.id else ""
     after = query.after
@@ -88,13 +90,13 @@ def _standing(connection: Connection, run: str, query: GroupsQuery, now_ns: int)
         after = rows[-1][0]
 
 
-def _stands(row: tuple[Any, ...]) -> tuple[int, Group, State]:
+def _stands(row: tuple[Any, ...]) -> tuple[int, Group, State, str | None]:
     seq, body, size, mode, done, final, leased, dropped = row
     where = state_of(mode=mode, size=size, final=final, done=bool(done), leased=bool(leased), dropped=bool(dropped))
-    return seq, decode(body, Group), where
+    return seq, decode(body, Group), where, dropped
 
 
-def _shown(connection: Connection, group: Group, where: State) -> GroupState:
+def _shown(connection: Connection, group: Group, where: State, dropped: str | None) -> GroupState:
     attempts = ledger.final_attempts(connection, group.id)
     return GroupState(
         id=group.id,
@@ -103,6 +105,7 @@ def _shown(connection: Connection, group: Group, where: State) -> GroupState:
         size=group.size,
         final=len(attempts),
         state=where,
+        dropped=dropped,
         outcomes=[ledger.rollout_state(connection, attempt) for attempt in attempts],
     )
 

@@ -20,8 +20,8 @@ def give(connection: Connection, judgement: Judgement, now_ns: int) -> str | Non
     session = judgement.session or _session_of(connection, judgement)
     if session is None:
         connection.execute(
-            "INSERT INTO judgements (id, trace_id, body) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING",
-            (judgement.reward.id, judgement.trace_id, encode(judgement)),
+            "INSERT INTO judgements (id, trace_id, body, at_ns) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            (judgement.reward.id, judgement.trace_id, encode(judgement), now_ns),
         )
         return None
     reward = judgement.reward
@@ -44,6 +44,12 @@ def settle(connection: Connection, traces: Collection[bytes], now_ns: int) -> No
             if _session_of(connection, judgement):
                 give(connection, judgement, now_ns)
                 connection.execute("DELETE FROM judgements WHERE seq = ?", (seq,))
+
+
+def forget(connection: Connection, before_ns: int, limit: int) -> int:
+    """Delete the oldest judgements whose spans never came; return how many."""
+    query = "SELECT seq FROM judgements WHERE at_ns < ? ORDER BY seq LIMIT ?"
+    return connection.executemany("DELETE FROM judgements WHERE seq = ?", connection.fetch(query, (before_ns, limit)))
 
 
 def _session_of(connection: Connection, judgement: Judgement) -> str | None:

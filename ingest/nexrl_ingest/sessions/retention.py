@@ -17,11 +17,12 @@ from aiohttp import web
 from nexrl.errors import ConfigError
 from nexrl_ingest import span_log
 from nexrl_ingest.refusals import RefusedError
+from nexrl_ingest.sessions import judging
 from nexrl_ingest.store import Connection, Store
 
 EVERY_S = 60.0
 SESSIONS_AT_ONCE = 50
-LOOSE_SPANS_AT_ONCE = 500
+LOOSE_AT_ONCE = 500
 _EVER = 2**62
 DAY_NS = 86_400 * 1_000_000_000
 GB = 1_000_000_000
@@ -78,7 +79,10 @@ def background(store: Store, limits: Limits) -> Callable[[web.Application], Asyn
 
 
 async def keep_within(store: Store, limits: Limits, now_ns: int) -> int:
-    """Forget what is too old, then the oldest until the rest fits; return how many sessions and loose spans went."""
+    """Forget what is too old, then the oldest until the rest fits.
+
+    Returns how many sessions, loose spans and judgements went.
+    """
     gone = 0
     if limits.age_ns is not None:
         while removed := await store.write(partial(forget, before_ns=now_ns - limits.age_ns)):
@@ -97,7 +101,7 @@ async def keep_within(store: Store, limits: Limits, now_ns: int) -> int:
 def forget(connection: Connection, before_ns: int) -> int:
     """Delete some of the oldest sessions of which nothing came since; return how many, 0 where none is left.
 
-    Spans that name no session go with the sessions of their time.
+    Spans that name no session, and judgements whose spans never came, go with the sessions of their time.
     """
     found = connection.fetch(_OLDEST, (before_ns, before_ns, SESSIONS_AT_ONCE))
     groups = sorted({group for _, group, _ in found if group is not None})
@@ -113,7 +117,8 @@ def forget(connection: Connection, before_ns: int) -> int:
     _delete(connection, _OF_A_SESSION, [*lone, *members])
     _delete(connection, _OF_A_GROUP, groups)
     until_ns = max((last_ns for _, _, last_ns in found), default=before_ns)
-    return len(found) + span_log.forget_loose(connection, until_ns, LOOSE_SPANS_AT_ONCE)
+    loose = span_log.forget_loose(connection, until_ns, LOOSE_AT_ONCE)
+    return len(found) + loose + judging.forget(connection, until_ns, LOOSE_AT_ONCE)
 
 
 _MEMBERS = "SELECT id FROM attempts WHERE group_id = ?"
@@ -139,7 +144,7 @@ async def _watch(store: Store, limits: Limits) -> None:
     while True:
         try:
             if gone := await keep_within(store, limits, time.time_ns()):
-                _log.info("retention: forgot %d sessions and loose spans", gone)
+                _log.info("retention: forgot %d sessions, loose spans and judgements", gone)
         except RefusedError as error:
             _log.warning("retention: %s", error)
         await asyncio.sleep(EVERY_S)

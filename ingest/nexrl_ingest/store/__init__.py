@@ -30,6 +30,10 @@ class Store(Protocol):
         """Run `work` on a consistent snapshot, beside the writer; raises UnavailableError where it cannot be read."""
         ...
 
+    async def leads(self, task: str) -> bool:
+        """Whether this replica is the one of all that does a task; raises UnavailableError where nobody can say."""
+        ...
+
     async def size(self) -> int:
         """Return how many bytes are in use, about; what was deleted is not."""
         ...

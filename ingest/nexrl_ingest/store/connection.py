@@ -4,7 +4,6 @@ SQL is written once, with `?` for parameters, in what both take: `ON CONFLICT`, 
 without thought (SQLite folds case), no `lastrowid` (`RETURNING seq` has it). Truth values are stored as 0 and 1.
 """
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -12,8 +11,35 @@ Value = str | bytes | int | float | None
 Row = tuple[Any, ...]
 
 
+class Bodies(Protocol):
+    """The blocks that a connection sees, inside its transaction."""
+
+    def add(self, spans: int, body: bytes) -> int:
+        """Store a block of so many spans; return its number."""
+        ...
+
+    def read(self, number: int) -> bytes:
+        """Return a block's body; raises UnavailableError where the disk does not give it back as it was."""
+        ...
+
+    def replace(self, number: int, spans: int, body: bytes) -> None:
+        """Store another body under a number."""
+        ...
+
+    def withdraw(self, number: int) -> None:
+        """Take back the block that the same work has just added."""
+        ...
+
+    def remove(self, number: int) -> None: ...
+
+
 class Connection(Protocol):
     """A connection inside a transaction; whoever hands it out begins and ends that."""
+
+    @property
+    def bodies(self) -> Bodies:
+        """What spans are stored in."""
+        ...
 
     def execute(self, query: str, parameters: Sequence[Value] = ()) -> int:
         """Run a statement; return how many rows it changed."""
@@ -30,24 +56,3 @@ class Connection(Protocol):
     def fetch_one(self, query: str, parameters: Sequence[Value] = ()) -> Row | None:
         """Return the first row of a query, None where there is none."""
         ...
-
-
-class SqliteConnection:
-    """A connection to an SQLite file."""
-
-    def __init__(self, raw: sqlite3.Connection) -> None:
-        self.raw = raw
-
-    def execute(self, query: str, parameters: Sequence[Value] = ()) -> int:
-        return self.raw.execute(query, parameters).rowcount
-
-    def executemany(self, query: str, rows: Iterable[Sequence[Value]]) -> int:
-        return max(0, self.raw.executemany(query, rows).rowcount)
-
-    def fetch(self, query: str, parameters: Sequence[Value] = ()) -> list[Row]:
-        return self.raw.execute(query, parameters).fetchall()
-
-    def fetch_one(self, query: str, parameters: Sequence[Value] = ()) -> Row | None:
-        # All of them: a statement left half read would keep its snapshot open.
-        rows = self.fetch(query, parameters)
-        return rows[0] if rows else None

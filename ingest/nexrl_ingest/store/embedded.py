@@ -1,6 +1,7 @@
-"""The embedded store: one SQLite file, owned by one process.
+"""The embedded store: an SQLite file and the segments beside it, owned by one process.
 
-Nothing to install or to operate. Every commit is an fsync of the write-ahead log (`synchronous = FULL`).
+Nothing to install or to operate. Every commit is an fsync of the write-ahead log (`synchronous = FULL`), behind that of
+the bodies that it names (`segments.py`).
 """
 
 import asyncio
@@ -9,26 +10,30 @@ import sqlite3
 import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from nexrl.errors import ConfigError
 from nexrl_ingest.refusals import UnavailableError
+from nexrl_ingest.store import reclaiming
 from nexrl_ingest.store.committing import Fault, GroupCommit, Work
-from nexrl_ingest.store.connection import Connection, SqliteConnection
-from nexrl_ingest.store.schema import SQLITE, VERSION, migrate, refuse_newer, refuse_older
+from nexrl_ingest.store.connection import Connection
+from nexrl_ingest.store.dialects import SQLITE
+from nexrl_ingest.store.schema import VERSION, migrate, refuse_newer, refuse_older
+from nexrl_ingest.store.segments import Segments
+from nexrl_ingest.store.sqlite_connection import SqliteConnection
 
 T = TypeVar("T")
 FILE = "ingest.sqlite"
+SEGMENTS = "blocks"
 READERS = 2
 PATIENCE_S = 30.0
 """How long a statement waits for a lock of another process, such as somebody's `sqlite3` on the file."""
-PAGE_BYTES = 16 * 1024
-"""Of a new file: blocks are long, and each page of one is written by itself."""
 CACHE_KIB = 16 * 1024
 """Of pages: what is committed together should find room in it."""
-_INCREMENTAL = 2
-_PAGES_AT_ONCE = 500
+CHECKPOINT_PAGES = 4000
+"""Of the write-ahead log, before they go to their places: some are written many times until then."""
 _WORKS_FAULT = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError, sqlite3.IntegrityError)
 """Errors of the submission itself; every other SQLite error is the disk's, and undoes the whole transaction."""
 
@@ -40,11 +45,12 @@ class EmbeddedStore:
         self.path = directory / FILE
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            self.segments = Segments(directory / SEGMENTS)
             self.connection = _open(self.path)
-            _upgrade(self.connection, self.path)
+            _upgrade(self.connection, self.path, self.segments)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"data directory {directory}: {error}; give a directory that can be written") from error
-        self._commits = GroupCommit(_Transactions(self.connection, str(self.path)))
+        self._commits = GroupCommit(_Transactions(self.connection, self.segments, str(self.path)))
         self._local = threading.local()
         self._reading: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="nexrl-store-reader")
@@ -55,11 +61,16 @@ class EmbeddedStore:
     async def read(self, work: Work[T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
 
+    async def leads(self, task: str) -> bool:  # noqa: ARG002 - there is one replica
+        return True
+
     async def size(self) -> int:
         return await self.read(_used)
 
     async def reclaim(self) -> None:
-        await asyncio.to_thread(_reclaim, self.path)
+        for segment in await self.read(partial(reclaiming.sparse, segments=self.segments)):
+            await self.write(partial(reclaiming.move, segments=self.segments, segment=segment))
+        await asyncio.to_thread(_reclaim, self.path, self.segments)
 
     def close(self) -> None:
         self._readers.shutdown()
@@ -74,7 +85,7 @@ class EmbeddedStore:
                 raw = self._local.raw = _open(self.path)
                 raw.execute("PRAGMA query_only = ON")
                 self._reading.append(raw)
-            with _reading(raw) as connection:
+            with _reading(raw, self.segments) as connection:
                 return work(connection)
         except sqlite3.OperationalError as error:
             raise UnavailableError(f"{self.path} cannot be read: {error}; try again") from error
@@ -93,41 +104,48 @@ def read_only(path: Path) -> Generator[Connection]:
             raise ConfigError(f"{path}: {error}; is this the file of `nexrl ingest`?") from error
         refuse_newer(str(path), version)
         refuse_older(str(path), version)
-        with _reading(raw) as connection:
+        with _reading(raw, Segments(path.parent / SEGMENTS)) as connection:
             yield connection
 
 
 class _Transactions:
     """Transactions on the file; its one process is alone by the lock on its directory."""
 
-    def __init__(self, raw: sqlite3.Connection, where: str) -> None:
+    def __init__(self, raw: sqlite3.Connection, segments: Segments, where: str) -> None:
         self.where = where
         self._raw = raw
-        self._connection = SqliteConnection(raw)
+        self._segments = segments
+        self._connection = SqliteConnection(raw, segments)
 
     def begin(self, *, exclusive: bool) -> Connection:  # noqa: ARG002 - there is one writer
         self._raw.execute("BEGIN IMMEDIATE")
         return self._connection
 
     def commit(self) -> None:
+        self._segments.sync()
         self._raw.execute("COMMIT")
+        self._segments.settle()
 
     def rollback(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             self._raw.execute("ROLLBACK")
+        self._segments.rewind()
+        self._segments.settle()
 
     def fault(self, error: Exception) -> Fault:
-        return "away" if isinstance(error, sqlite3.Error) and not isinstance(error, _WORKS_FAULT) else "work"
+        disks = isinstance(error, sqlite3.Error | OSError) and not isinstance(error, _WORKS_FAULT)
+        return "away" if disks else "work"
 
     def close(self) -> None:
         self._raw.close()
+        self._segments.close()
 
 
 @contextlib.contextmanager
-def _reading(raw: sqlite3.Connection) -> Generator[Connection]:
+def _reading(raw: sqlite3.Connection, segments: Segments) -> Generator[Connection]:
     raw.execute("BEGIN")
     try:
-        yield SqliteConnection(raw)
+        yield SqliteConnection(raw, segments)
     finally:
         raw.execute("ROLLBACK")
 
@@ -135,44 +153,43 @@ def _reading(raw: sqlite3.Connection) -> Generator[Connection]:
 def _used(connection: Connection) -> int:
     [[pages]], [[free]] = connection.fetch("PRAGMA page_count"), connection.fetch("PRAGMA freelist_count")
     [[page_size]] = connection.fetch("PRAGMA page_size")
-    return (pages - free) * page_size
+    [[bodies]] = connection.fetch("SELECT coalesce(sum(length), 0) FROM blocks")
+    return (pages - free) * page_size + bodies
 
 
-def _reclaim(path: Path) -> None:
-    """Cut free pages off the file; in small transactions, between which others write."""
+def _reclaim(path: Path, segments: Segments) -> None:
     with contextlib.closing(_open(path)) as raw:
-        if raw.execute("PRAGMA auto_vacuum").fetchone() != (_INCREMENTAL,):
-            # A file of version 1 is written anew, once.
-            raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            raw.execute("VACUUM")
-        while raw.execute("PRAGMA freelist_count").fetchone() != (0,):
-            raw.execute(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})").fetchall()
-        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        reclaiming.reclaim(raw, segments)
 
 
 def _open(path: Path) -> sqlite3.Connection:
     # Transactions are begun by hand: the module's own would begin them behind our back.
     raw = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=PATIENCE_S)
-    # Before anything else: they say how a new file is laid out.
-    raw.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    # Before anything else: it says how a new file is laid out.
     raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
     raw.execute("PRAGMA journal_mode = WAL")
     raw.execute("PRAGMA synchronous = FULL")
     raw.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    raw.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     return raw
 
 
-def _upgrade(raw: sqlite3.Connection, path: Path) -> None:
+def _upgrade(raw: sqlite3.Connection, path: Path, segments: Segments) -> None:
     version = _version(raw)
     refuse_newer(str(path), version)
     raw.execute("BEGIN IMMEDIATE")
     try:
-        migrate(SqliteConnection(raw), version, SQLITE)
+        migrate(SqliteConnection(raw, segments), version, SQLITE)
         raw.execute(f"PRAGMA user_version = {VERSION}")
+        segments.sync()
     except BaseException:
         raw.execute("ROLLBACK")
         raise
     raw.execute("COMMIT")
+    segments.settle()
+    segments.cut(dict(raw.execute("SELECT segment, max(start + length) FROM blocks GROUP BY segment").fetchall()))
+    if 0 < version < VERSION:
+        _reclaim(path, segments)
 
 
 def _version(raw: sqlite3.Connection) -> int:

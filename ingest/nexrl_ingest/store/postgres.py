@@ -19,14 +19,19 @@ from nexrl.errors import ConfigError
 from nexrl_ingest.refusals import UnavailableError
 from nexrl_ingest.store.committing import Fault, GroupCommit, Work
 from nexrl_ingest.store.connection import Connection
+from nexrl_ingest.store.dialects import POSTGRES
+from nexrl_ingest.store.leading import Leading
 from nexrl_ingest.store.postgres_connection import SCHEMA, PostgresConnection, Raw, alive, connect, line, where
-from nexrl_ingest.store.schema import POSTGRES, VERSION, migrate, refuse_newer
+from nexrl_ingest.store.schema import VERSION, migrate, refuse_newer
 
 T = TypeVar("T")
 READERS = 4
 ROW_BYTES = 200
 """Of a span in the index, and what its session adds."""
-TABLES = ("blocks", "span_index", "traces", "sessions", "rewards", "attempts", "outcomes", "groups", "leases")
+TABLES = (
+    *("blocks", "span_index", "traces", "sessions", "rewards", "judgements"),
+    *("attempts", "outcomes", "groups", "leases"),
+)
 """Those that retention deletes from."""
 _TAKE_TURNS = "SELECT pg_advisory_xact_lock(474148794988)"
 """The lock's key is "nexrl" as a number."""
@@ -47,6 +52,7 @@ class PostgresStore:
             raise ConfigError(f"{self.where}: {line(error)}; give the URL of a database that can be written") from error
         self._url = url
         self._commits = GroupCommit(_Transactions(url, self.where))
+        self._leading = Leading(url, self.where)
         self._local = threading.local()
         self._reading: set[Raw] = set()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="nexrl-store-reader")
@@ -56,6 +62,9 @@ class PostgresStore:
 
     async def read(self, work: Work[T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
+
+    async def leads(self, task: str) -> bool:
+        return await asyncio.to_thread(self._leading.leads, task)
 
     async def size(self) -> int:
         return await self.read(_used)
@@ -67,6 +76,7 @@ class PostgresStore:
         self._readers.shutdown()
         for raw in self._reading:
             raw.close()
+        self._leading.close()
         self._commits.close()
 
     def _snapshot(self, work: Work[T]) -> T:

@@ -9,6 +9,7 @@ from psycopg import conninfo
 
 from nexrl.errors import ConfigError
 from nexrl_ingest.refusals import RefusedError
+from nexrl_ingest.store.bodies import TableBodies
 from nexrl_ingest.store.connection import Row, Value
 
 Raw = psycopg.Connection[tuple[Any, ...]]
@@ -23,6 +24,7 @@ class PostgresConnection:
 
     def __init__(self, raw: Raw) -> None:
         self.raw = raw
+        self.bodies = TableBodies(self)
 
     def execute(self, query: str, parameters: Sequence[Value] = ()) -> int:
         return self._run(query, parameters).rowcount

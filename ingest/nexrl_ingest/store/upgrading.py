@@ -8,17 +8,18 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from nexrl_ingest import blocks
 from nexrl_ingest.store.connection import Connection
+from nexrl_ingest.store.dialects import Types
 
-Upgrade = Callable[[Connection, str | None], None]
-"""A step of a migration; its second argument is `Types.restart`."""
+Upgrade = Callable[[Connection, Types], None]
+"""A step of a migration."""
 AT_ONCE = 64
 _ORIGIN_FIELD = 1000
 """Until version 4 each span was stored by itself, with its resource and its scope in this field."""
 
 
-def spans_to_blocks(connection: Connection, restart: str | None) -> None:
+def spans_to_blocks(connection: Connection, types: Types) -> None:
     """Version 5: put the bodies of single spans into blocks, in the same order and under the same numbers."""
-    _go_on_from(connection, restart)
+    _go_on_from(connection, types.restart)
     query = (
         "SELECT spans.seq, coalesce(sessions.seq, 0), is_call, trace_id, span_id, at_ns, body FROM spans "
         "LEFT JOIN sessions ON sessions.id = spans.session WHERE spans.seq > ? ORDER BY spans.seq LIMIT ?"
@@ -34,6 +35,19 @@ def spans_to_blocks(connection: Connection, restart: str | None) -> None:
             [(*row[:-1], block, place) for place, row in enumerate(rows)],
         )
     connection.execute("INSERT INTO traces (trace_id, session) SELECT DISTINCT trace_id, session FROM span_index")
+
+
+def bodies_to_segments(connection: Connection, types: Types) -> None:
+    """Version 6: put the bodies of blocks into files beside the database, where the backend has such."""
+    if not types.blocks:
+        return
+    connection.execute("ALTER TABLE blocks RENAME TO bodies")
+    connection.execute(types.blocks)
+    for seq, spans in connection.fetch("SELECT seq, spans FROM bodies ORDER BY seq"):
+        [[body]] = connection.fetch("SELECT body FROM bodies WHERE seq = ?", (seq,))
+        number = connection.bodies.add(spans, body)
+        connection.execute("UPDATE blocks SET seq = ? WHERE seq = ?", (seq, number))
+    connection.execute("DROP TABLE bodies")
 
 
 def _go_on_from(connection: Connection, restart: str | None) -> None:
