@@ -5,6 +5,17 @@ Light on purpose: no torch, ray, aiohttp or transformers is loaded by this impor
 
 from nexrl.errors import NexrlError
 from nexrl.records import Call, Reward, Task, Trajectory
-from nexrl.rewards import Rollout, reward
+from nexrl.rewards import PerCall, Rollout, Step, Verdict, reward
 
-__all__ = ["Call", "NexrlError", "Reward", "Rollout", "Task", "Trajectory", "reward"]
+__all__ = [
+    "Call",
+    "NexrlError",
+    "PerCall",
+    "Reward",
+    "Rollout",
+    "Step",
+    "Task",
+    "Trajectory",
+    "Verdict",
+    "reward",
+]
