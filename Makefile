@@ -4,6 +4,7 @@ BIN := .venv/bin
 TORCH := torch==2.13.0
 READY := .venv/.ready
 DEEPSPEED := .venv/.deepspeed
+SGLANG := $(HOME)/.cache/nexrl/sglang/env
 # One thread a process: on small models two were slower than one, and agents need the cores.
 export OMP_NUM_THREADS := 1
 # Without a GPU, DeepSpeed says in every process that it found none.
@@ -12,7 +13,7 @@ export DS_ACCELERATOR := cpu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-soak test-parity test-agents check format bench clean
+.PHONY: help quickstart test test-soak test-parity test-agents test-sglang test-curves check format bench clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +33,12 @@ test-parity: $(READY)  ## losses and gradients against TRL's, installed on first
 
 test-agents: $(READY)  ## real agent frameworks, each in an environment of its own (installed on first use: minutes)
 	$(BIN)/pytest tests/agents --timeout 1800
+
+test-sglang: $(READY) $(SGLANG)/.complete  ## a real SGLang server without a GPU, in an environment of its own (installed on first use: minutes)
+	TEST_SGLANG_ENVIRONMENT=$(SGLANG) $(BIN)/pytest tests/sglang --timeout 1800
+
+test-curves: $(READY)  ## three seeds of the quick start against their recorded band (an hour)
+	$(BIN)/pytest tests/golden --timeout 10800
 
 check: $(DEEPSPEED)  ## formatting, lint, types, import order
 	$(BIN)/ruff format --check
@@ -59,6 +66,14 @@ $(READY): pyproject.toml constraints.txt
 	  set -x; $(BIN)/pip install -q --no-deps $(TORCH); \
 	fi
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]' setuptools
+	@touch $@
+
+# Its torch is the CPU build wherever this runs: what is tested is the protocol.
+$(SGLANG)/.complete: tests/sglang/requirements.txt
+	rm -rf $(SGLANG)
+	$(PYTHON) -m venv $(SGLANG)
+	$(SGLANG)/bin/python -m pip install -q --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu $(TORCH)
+	$(SGLANG)/bin/python -m pip install -q --no-compile --no-deps -r $<
 	@touch $@
 
 # Its build looks for torch, so it comes after everything else, and only tests need it.

@@ -1,137 +1,92 @@
-"""Trained tokens per second and peak memory of forward_backward, against a plain loop and the measured matmul rate.
+"""One step of GRPO on the same rollouts: NexRL, TRL, a plain loop, and the floor that arithmetic sets, side by side.
 
-    python bench/trainer.py
+    python bench/trainer.py [--quick] [--rounds N] [--trl PYTHON]
 
-A Llama of 4.7 M parameters in float32 on one core. The plain loop runs transformers on one sequence at a time, the head
-on completion tokens only; it packs nothing and shares nothing.
+A Llama of 4.7 M parameters in float32, one thread each. A step is forward, loss, backward, clip, AdamW. Each trainer
+is a process; they take turns, round by round, so that a busy machine is unfair to nobody. TRL is taken from where
+`make test-parity` puts it, or from another Python:
+
+    python3 -m venv TRL && TRL/bin/pip install torch trl; --trl TRL/bin/python
 """
 
-import resource
-import subprocess
+import asyncio
+import contextlib
+import os
+import platform
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+import typer
 
-from nexrl.records import Float32s, Int32s
-from nexrl_trainer.algorithms.objective import Objective
-from nexrl_trainer.batches.datums import Datum
-from nexrl_trainer.policy.torch_backend import TorchBackend
-from nexrl_trainer.recipe.tree import Train
+from training.report import FLOOR, OURS, PLAIN, TRL, printed, refuse_different_losses
+from training.sides import Measured, Side, lacks, running
+from training.workload import Workload, rollouts, trained, write_group, write_model
 
-WORKLOADS = {"prompt 256, group 4": (256, 4), "prompt 1,024, group 8": (1024, 8)}
-COMPLETION, VOCABULARY, ROUNDS = 256, 4096, 3
-
-
-def datums(prompt: int, group: int) -> list[Datum]:
-    """Return a group: one prompt, completions of one length."""
-    torch.manual_seed(0)
-    shared = torch.randint(0, VOCABULARY, (prompt,)).tolist()
-    mask = [0] * prompt + [1] * COMPLETION
-    return [
-        Datum(
-            ids=Int32s(shared + torch.randint(0, VOCABULARY, (COMPLETION,)).tolist()),
-            loss_mask=Int32s(mask),
-            logprobs=Float32s([-8.3] * len(mask)),
-            temperatures=Float32s([1.0] * len(mask)),
-            weight_versions=Int32s([flag - 1 for flag in mask]),
-            advantages=Float32s([1.0] * len(mask)),
-            weights=Float32s([1 / (group * COMPLETION)] * len(mask)),
-            session=str(index),
-        )
-        for index in range(group)
-    ]
+GOALS = {Workload(prompt=256, group=4): 2.0, Workload(prompt=1024, group=8): 4.0}
+"""Workloads, and how many times TRL's speed we want in each."""
+QUICK = {Workload(prompt=64, group=4, shortest=40, longest=64): 2.0}
+MISSING = "TRL: not measured; `make test-parity` installs it, or give a Python that has it: --trl PYTHON"
 
 
-def plain(folder: Path, items: list[Datum]) -> float:
-    """Return seconds of one pass of the plain loop."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    best = float("inf")
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        for item in items:
-            ids = torch.tensor([list(item.ids)])
-            logits = model(ids, logits_to_keep=COMPLETION + 1).logits[0, :-1]
-            current = torch.log_softmax(logits, -1).gather(1, ids[0, -COMPLETION:, None])[:, 0]
-            (-torch.exp(current + 8.3).clamp(max=1.2).sum() / (len(items) * COMPLETION)).backward()
-        best = min(best, time.perf_counter() - began)
-    return best
-
-
-def ours(folder: Path, items: list[Datum]) -> float:
-    """Return seconds of one forward_backward."""
-    backend = TorchBackend(folder, Train(device="cpu"))
-    best = float("inf")
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        backend.forward_backward(items, Objective())
-        best = min(best, time.perf_counter() - began)
-    return best
-
-
-def matmul_rate() -> float:
-    """Return floating point operations per second of a product of the model's size."""
-    left, right = torch.randn(2048, 256), torch.randn(256, 1024)
-    began, times = time.perf_counter(), 0
-    while time.perf_counter() - began < 1:
-        left @ right
-        times += 1
-    return 2 * 2048 * 256 * 1024 * times / (time.perf_counter() - began)
-
-
-def floor(folder: Path, prompt: int, group: int) -> float:
-    """Return seconds of the products alone: every row once through the layers, trained ones through the head."""
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    head = VOCABULARY * model.config.hidden_size
-    body = sum(item.numel() for item in model.parameters()) - 2 * head
-    pairs = prompt**2 / 2 + group * (COMPLETION * prompt + COMPLETION**2 / 2)
-    attention = 4 * pairs * model.config.hidden_size * model.config.num_hidden_layers
-    forward = 2 * body * (prompt + group * COMPLETION) + 2 * head * group * COMPLETION + attention
-    return 3 * forward / matmul_rate()
-
-
-def measure(kind: str, folder: Path, workload: str) -> None:
-    """Print seconds and peak memory of one kind, alone in its process."""
-    torch.set_num_threads(1)
-    seconds = {"plain": plain, "ours": ours}[kind](folder, datums(*WORKLOADS[workload]))
-    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
-
-
-def main() -> None:
-    """Print one line a workload."""
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name:
+async def measured(workload: Workload, sides: list[Side], rounds: int) -> tuple[int, dict[str, Measured]]:
+    """Return the trained tokens of a step, and what each side took for it."""
+    group = rollouts(workload)
+    with tempfile.TemporaryDirectory(prefix="nexrl-bench-") as name:
         folder = Path(name)
-        config = LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=256,
-            intermediate_size=688,
-            num_hidden_layers=4,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            max_position_embeddings=2048,
-        )
-        LlamaForCausalLM(config).save_pretrained(folder)
-        for workload, (prompt, group) in WORKLOADS.items():
-            found: dict[str, tuple[float, float]] = {}
-            for kind in ("plain", "ours"):
-                command = [sys.executable, __file__, kind, name, workload]
-                printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-                found[kind] = float(printed[-2]), float(printed[-1])
-            (plain_s, plain_gb), (ours_s, ours_gb) = found["plain"], found["ours"]
-            share = floor(folder, prompt, group) / ours_s
-            print(
-                f"{workload}: {group * COMPLETION / ours_s:,.0f} trained tokens/s, {ours_gb:.2f} GB; plain loop "
-                f"{group * COMPLETION / plain_s:,.0f}, {plain_gb:.2f} GB; {plain_s / ours_s:.2f} times as fast, "
-                f"{share:.0%} of the matmul floor"
-            )
+        write_model(folder)
+        write_group(group, folder)
+        async with contextlib.AsyncExitStack() as stack:
+            started = {side.name: await stack.enter_async_context(running(side, folder)) for side in sides}
+            for turn in range(rounds + 1):
+                begun = time.monotonic()
+                for one in started.values():
+                    await one.step(counted=turn > 0)
+                seconds = time.monotonic() - begun
+                print(f"{workload.name}: round {turn} of {rounds}, {seconds:.1f} s", file=sys.stderr, flush=True)
+    found = {name: one.measured for name, one in started.items()}
+    refuse_different_losses(found)
+    return trained(group), found
+
+
+def side_of_trl(python: Path | None) -> Side | None:
+    """Return TRL's side: in the Python given, or in this one with what the parity tests installed; None without."""
+    module = "training.peer_trl"
+    if python:
+        side = Side(TRL, module, python.absolute())
+        if lacks(side, "trl"):
+            raise SystemExit(f"--trl {python}: this Python has no package `trl`; {python} -m pip install trl")
+        return side
+    cache = Path(os.environ.get("NEXRL_PARITY_CACHE") or Path.home() / ".cache/nexrl/parity")
+    folders = sorted(cache.glob("*/.complete"), key=lambda item: item.stat().st_mtime)
+    return Side(TRL, module, packages=folders[-1].parent) if folders else None
+
+
+async def all_of(workloads: dict[Workload, float], rounds: int, peer: Side | None) -> None:
+    """Measure every workload, and print what came out."""
+    sides = [Side(OURS, "training.ours"), *([peer] if peer else [])]
+    sides += [Side(PLAIN, "training.plain"), Side(FLOOR, "training.floor")]
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, one thread each; {rounds} rounds")
+    for workload, goal in workloads.items():
+        tokens, found = await measured(workload, sides, rounds)
+        print("\n".join(printed(workload, tokens, found, goal)), flush=True)
+    if not peer:
+        print(MISSING)
+
+
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="One small workload, two rounds: under a minute.")] = False,
+    rounds: Annotated[int, typer.Option(help="Steps of each side, after one that warms up.", min=1)] = 5,
+    trl: Annotated[
+        Path | None,
+        typer.Option(help="A Python that has TRL; without, this one, with what `make test-parity` installed."),
+    ] = None,
+) -> None:
+    """Measure a step of GRPO by NexRL beside TRL, a plain loop and the matmul floor."""
+    asyncio.run(all_of(QUICK if quick else GOALS, 2 if quick else rounds, side_of_trl(trl)))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        measure(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
-    else:
-        main()
+    typer.run(main)

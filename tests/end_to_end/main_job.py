@@ -5,9 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
+
+from nexrl.records import decode
+from nexrl_trainer.batches.datums import Datum
 
 MARK, MARKED = "END_TO_END_TEST", f"{os.getpid()}"
 """In the environment of whatever our runs start, and so of whatever that starts."""
@@ -64,3 +68,25 @@ def ours():
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
+
+
+def batches(folder):
+    return [decode(path.read_bytes(), list[Datum]) for path in sorted((folder / "batches").glob("*.msgpack"))]
+
+
+def wait_for(process, text):
+    """Read the process's output up to a line that holds `text`; return what was read."""
+    read = ""
+    for line in process.stdout:
+        read += line
+        if text in line:
+            return read
+    raise AssertionError(f"never said {text!r}:\n{read}")
+
+
+def wait_until(true, seconds=20):
+    """Ask again and again, until it is."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, ours()
+        time.sleep(0.05)

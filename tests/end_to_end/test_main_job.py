@@ -10,13 +10,12 @@ from collections import Counter
 
 import psutil
 import pytest
-from main_job import PLAIN, QUICKSTART, ours, read_json_lines, start, train
+from main_job import PLAIN, QUICKSTART, batches, ours, read_json_lines, start, train, wait_for, wait_until
 from recording_engine import RecordingEngine
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from nexrl.records import Float32s, decode
-from nexrl_trainer.batches.datums import Datum
-from nexrl_trainer.services import ServiceProcess
+from nexrl.records import Float32s
+from nexrl_trainer.services.process import ServiceProcess
 
 pytestmark = pytest.mark.slow
 one_worker = pytest.mark.xdist_group("recorded")
@@ -30,10 +29,6 @@ def nothing_is_left_behind():
     while left := ours():
         assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.1)
-
-
-def batches(folder):
-    return [decode(path.read_bytes(), list[Datum]) for path in sorted((folder / "batches").glob("*.msgpack"))]
 
 
 def runs_of_ones(mask):
@@ -57,7 +52,7 @@ def recorded(model, tmp_path_factory):
         code, output = train(
             QUICKSTART,
             folder / "run",
-            f"engine={{kind: sglang, url: '{engine.url}'}}",
+            f"engine={{url: '{engine.url}'}}",
             f"model.path={model}",
             f"reward={PLAIN.parent / 'reward.py'}",
             "steps=2",
@@ -134,6 +129,18 @@ def test_a_failed_rollout_is_data_and_the_run_goes_on(model, tmp_path):
     assert "Traceback" not in output
 
 
+def test_a_run_that_gets_no_better_stops_early_and_says_which_step_was_best(model, tmp_path):
+    # Every rollout succeeds, before and after: no step is better than the model as it was.
+    settings = ["tasks.heldout=fine.jsonl", "evaluation={every: 1, patience: 1, success_at: 0}", "steps=5"]
+    code, output = train(PLAIN, tmp_path / "run", *settings, model=model)
+    assert code == 0, output
+    assert "stopped early after 1 steps" in output
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert [summary[name] for name in ("steps", "success_after", "best_step")] == [1, 1.0, 0]
+    saved = tmp_path / "run/checkpoints"
+    assert [item.name for item in saved.iterdir()] == ["step-00001"]
+
+
 @pytest.mark.soak
 def test_a_reference_policy_stays_where_it_was_while_the_policy_moves_away_from_it(model, tmp_path):
     settings = ["algorithm={advantage: reinforce_pp, kl: {coefficient: 0.1}}", "train.learning_rate=1e-3"]
@@ -187,16 +194,6 @@ def test_what_is_wrong_with_a_recipe_is_told_before_anything_starts(model, tmp_p
     assert not (tmp_path / "run/logs").exists()
 
 
-def wait_for(process, text):
-    """Read the process's output up to a line that holds `text`; return what was read."""
-    read = ""
-    for line in process.stdout:
-        read += line
-        if text in line:
-            return read
-    raise AssertionError(f"never said {text!r}:\n{read}")
-
-
 @pytest.mark.parametrize(
     ("moment", "delay_s"),
     [
@@ -231,13 +228,11 @@ def test_kill_9_loses_no_acknowledged_step_and_trains_none_twice(model, tmp_path
     folder = tmp_path / "run"
     process = start(PLAIN, folder, "steps=3", model=model)
     wait_for(process, "step 2/3: rollouts")
+    wait_until((folder / "checkpoints/step-00001").is_dir)  # written beside the second step
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     first = batches(folder)[0]
-    deadline = time.monotonic() + 20
-    while any("nexrl.cli" in line for _, line in ours()):
-        assert time.monotonic() < deadline, ours()
-        time.sleep(0.1)
+    wait_until(lambda: not any("nexrl.cli" in line for _, line in ours()))
 
     code, output = train(PLAIN, folder, "steps=3", model=model)
     assert code == 0, output
@@ -251,10 +246,10 @@ def test_kill_9_loses_no_acknowledged_step_and_trains_none_twice(model, tmp_path
 def test_a_service_that_dies_ends_the_run_with_its_name(model, tmp_path):
     process = start(PLAIN, tmp_path / "run", "steps=200", model=model)
     wait_for(process, "step 1/200: training")
-    [engine] = [pid for pid, line in ours() if "-m nexrl_trainer.engines.embedded" in line]
-    psutil.Process(engine).kill()
+    [ingest] = [pid for pid, line in ours() if "-m nexrl.cli ingest" in line]
+    psutil.Process(ingest).kill()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "error: " in output
-    assert "engine" in output
+    assert "ingest" in output
     assert "Traceback" not in output

@@ -31,6 +31,11 @@ def blocks(page, language):
     return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
 
 
+def programs(page):
+    """Return the programs that a page tells its reader to save, by file name."""
+    return dict(re.findall(r"^```python (\S+\.py)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
+
+
 def run_script(script, folder, **environment):
     for name in ("recipes", "examples", "Makefile", "pyproject.toml", "constraints.txt"):
         (folder / name).symlink_to(ROOT / name)
@@ -60,6 +65,8 @@ def run_script(script, folder, **environment):
 )
 def test_the_commands_on_a_page_run(page, model, tmp_path):
     script = "\n".join(blocks(page, "bash"))
+    for name, text in programs(page).items():
+        (tmp_path / name).write_text(text)
     code, output = run_script(script, tmp_path, MODEL=str(model), NEXRL_MODEL__PATH=str(model), **SHORT)
     assert code == 0, output
 

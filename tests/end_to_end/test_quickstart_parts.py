@@ -94,7 +94,7 @@ def test_the_rows_checked_in_are_those_the_recipe_writes(recipe_modules):
 )
 async def test_the_reward_is_one_for_the_right_number_alone(answer, value):
     [function] = load_rewards(RECIPE / "reward.py")
-    [given] = await function.score(Rollout(task={"answer": "95"}, answer=answer))
+    [[given]] = await function.judge([Rollout(task={"answer": "95"}, answer=answer)])
     assert (given.name, given.value) == ("correct", value)
 
 

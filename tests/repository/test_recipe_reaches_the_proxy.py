@@ -5,7 +5,7 @@ import pytest
 
 from nexrl_proxy.policy import NAMES, policy_of
 from nexrl_trainer.recipe.tree import Sampling, SamplingPolicy, SamplingRule
-from nexrl_trainer.run import _sampling_policy
+from nexrl_trainer.services.commands import sampling_policy
 
 
 def test_every_parameter_a_recipe_can_set_is_one_the_proxy_knows():
@@ -24,4 +24,4 @@ def test_a_recipes_policy_is_in_force_by_mode(mode, asked, effective):
         train=SamplingRule(force=Sampling(temperature=1.0)),
         eval=SamplingRule(default=Sampling(temperature=0.5, top_p=0.9, max_new_tokens=50)),
     )
-    assert policy_of(_sampling_policy(recipe)).effective(asked, mode) == effective
+    assert policy_of(sampling_policy(recipe)).effective(asked, mode) == effective

@@ -16,6 +16,7 @@ def test_the_reference_knows_nested_settings_defaults_and_notes():
     text = reference()
     assert "| `rollouts.group_size` | `8` | Rollouts per task that are compared with each other" in text
     assert "| `steps` | required |" in text
+    assert "| `trackers.mlflow.uri` | required |" in text
 
 
 def test_the_architecture_page_names_every_file_of_every_room():

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 
+import msgspec
 import pytest
 import ray
 import torch
@@ -19,6 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("backends")]
 
 OBJECTIVE = Objective(entropy=0.01)
 TORCH = Train(device="cpu")
+FSDP = Train(device="cpu", backend="fsdp", ranks=2, micro_batch_tokens=60, activation_checkpointing=True)
 STAGES = {
     1: Train(device="cpu", backend="deepspeed", ranks=2, zero_stage=1, micro_batch_tokens=60),
     2: Train(device="cpu", backend="deepspeed", ranks=2, zero_stage=2, micro_batch_tokens=60, offload_optimizer=True),
@@ -65,17 +67,18 @@ async def weights(service, folder):
 
 
 async def course(folder, config, tmp_path, checkpoint=None):
-    """Train three steps, saved after the first; or, from somebody's checkpoint, the two after it."""
+    """Train three steps, saved after the first while the others go on; or, from somebody's checkpoint, the two."""
     service = await PlacedTrainService.start(folder, config, gpus=0)
     try:
-        measured = []
         if checkpoint:
             await service.load(checkpoint)
+            measured = await steps(service, 2)
         else:
             (tmp_path / "checkpoint").mkdir()
             measured = await steps(service, 1)
-            await service.save(tmp_path / "checkpoint")
-        measured += await steps(service, 2)
+            saving = service.save(tmp_path / "checkpoint")
+            measured += await steps(service, 2)
+            await saving
         logprobs = [value for values in await service.forward(family()) for value in values]
         trained = await weights(service, tmp_path / "weights")
         await service.forward_backward([datum(1, 12, advantage=float("nan"))] * 3, OBJECTIVE)
@@ -98,6 +101,32 @@ def assert_alike(ours, theirs):
 @pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.soak), pytest.param(2, marks=pytest.mark.soak), 3])
 def test_deepspeed_on_two_ranks_trains_as_torch_does(folder, measure, tmp_path, stage):
     assert_alike(asyncio.run(course(folder, STAGES[stage], tmp_path)), measure[1])
+
+
+def test_fsdp_on_two_ranks_trains_as_torch_does(folder, measure, tmp_path):
+    assert_alike(asyncio.run(course(folder, FSDP, tmp_path)), measure[1])
+
+
+@pytest.mark.soak
+def test_checkpoints_of_fsdp_and_torch_go_on_in_each_other(folder, measure, tmp_path):
+    path, (measured, *rest) = measure
+    (tmp_path / "fsdp").mkdir()
+    (tmp_path / "torch").mkdir()
+    ours = asyncio.run(course(folder, FSDP, tmp_path / "fsdp"))
+    there = asyncio.run(course(folder, TORCH, tmp_path / "torch", tmp_path / "fsdp" / "checkpoint"))
+    assert_alike(there, (ours[0][2:], *ours[1:]))
+    (tmp_path / "back").mkdir()
+    back = asyncio.run(course(folder, FSDP, tmp_path / "back", path / "checkpoint"))
+    assert_alike(back, (measured[2:], *rest))
+
+
+@pytest.mark.soak
+def test_fsdp_in_bfloat16_computes_about_the_same_and_keeps_float32_weights(folder, measure, tmp_path):
+    narrow = msgspec.structs.replace(FSDP, dtype="bfloat16")
+    (losses, _, weights), (exact, _, _) = asyncio.run(course(folder, narrow, tmp_path)), measure[1]
+    assert losses == pytest.approx(exact, rel=0.1, abs=5e-3)
+    assert losses != pytest.approx(exact, rel=1e-4)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
 @pytest.mark.soak

@@ -91,10 +91,25 @@ async def test_an_agent_that_never_reads_its_input_is_no_trouble(tmp_path):
 
 def test_an_agent_never_sees_the_admin_key(monkeypatch):
     monkeypatch.setenv("NEXRL_ADMIN_KEY", "secret-secret-secret")
-    environment = agent_environment("http://h:1", "nxr-a.s", "m", {"MORE": "1"})
+    environment = agent_environment("http://h:1", "http://i:2", "nxr-a:0.s", "m", {"MORE": "1"})
     assert "secret-secret-secret" not in environment.values()
     assert environment["OPENAI_BASE_URL"] == environment["OPENAI_API_BASE"] == "http://h:1/v1"
-    assert (environment["OPENAI_API_KEY"], environment["MORE"]) == ("nxr-a.s", "1")
+    assert (environment["OPENAI_API_KEY"], environment["MORE"]) == ("nxr-a:0.s", "1")
+
+
+def test_an_agents_own_spans_go_to_its_session_unless_the_user_sends_them_elsewhere(monkeypatch):
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    told = agent_environment("http://h:1", "http://i:2", "nxr-a:0.s", "m", {})
+    assert {name: value for name, value in told.items() if name.startswith("OTEL_EXPORTER_OTLP_")} == {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://i:2",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20nxr-a%3A0.s",
+    }
+    assert told["NEXRL_INGEST_URL"] == "http://i:2"
+    assert told["NO_PROXY"].endswith("h,i,localhost")
+    own = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://phoenix:6006/v1/traces"}
+    theirs = agent_environment("http://h:1", "http://i:2", "nxr-a:0.s", "m", own)
+    assert {name for name in theirs if name.startswith("OTEL_EXPORTER_OTLP_")} == own.keys()
 
 
 def test_fields_of_the_task_fill_the_command_and_other_braces_stay():

@@ -3,6 +3,7 @@ import pytest
 
 from nexrl.errors import ConfigError
 from nexrl_trainer.directory import RunDirectory, State
+from nexrl_trainer.recipe.trackers import Trackers
 from nexrl_trainer.recipe.tree import Agent, Model, Recipe, Tasks
 
 RECIPE = Recipe(
@@ -20,8 +21,8 @@ def changed(**values):
 
 
 def save(directory, step, keep=2):
-    with directory.checkpoint(State(step=step, version=step), keep) as folder:
-        (folder / "weights").write_text(str(step))
+    (directory.draft(step) / "weights").write_text(str(step))
+    directory.commit(State(step=step, version=step), keep)
 
 
 def test_the_newest_checkpoints_are_kept_and_found(tmp_path):
@@ -37,18 +38,36 @@ def test_the_newest_checkpoints_are_kept_and_found(tmp_path):
 def test_a_checkpoint_that_breaks_half_way_is_none(tmp_path):
     directory = RunDirectory(tmp_path)
     save(directory, 1)
-    with pytest.raises(IsADirectoryError), directory.checkpoint(State(step=2), 2) as folder:
-        folder.write_text("half")
+    (directory.draft(2) / "weights").write_text("ha")  # and never the other half
     assert directory.latest()[1].step == 1
     save(directory, 2)
     assert directory.latest()[1].step == 2
+
+
+def test_the_best_checkpoint_stays_however_old_it_is_until_a_better_one_comes(tmp_path):
+    directory = RunDirectory(tmp_path)
+
+    def saved():
+        return sorted(item.name for item in directory.checkpoints.iterdir() if item.name != "best")
+
+    save(directory, 1, keep=1)
+    directory.mark_best(1)
+    for step in (2, 3):
+        save(directory, step, keep=1)
+    assert saved() == ["step-00001", "step-00003"]
+    assert (directory.best / "weights").read_text() == "1"
+    assert directory.latest()[1].step == 3
+    directory.mark_best(3)
+    save(directory, 4, keep=1)
+    assert saved() == ["step-00003", "step-00004"]
+    assert (directory.best / "weights").read_text() == "3"
 
 
 def test_a_run_goes_on_under_the_same_recipe_and_more_steps(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     with directory.opened(RECIPE):
         pass
-    with directory.opened(changed(steps=9)):
+    with directory.opened(changed(steps=9, trackers=Trackers(tensorboard=True))):
         pass
     with pytest.raises(ConfigError, match="seed was 0, is 4"), directory.opened(changed(seed=4)):
         pass

@@ -61,7 +61,7 @@ def test_only_the_adapters_are_trained(folder):
 def test_a_saved_and_loaded_adapter_continues_bit_for_bit(folder, tmp_path):
     steady, resumed = adapted(folder), adapted(folder)
     step(steady)
-    steady.save(tmp_path)
+    steady.save(tmp_path)()
     resumed.load(tmp_path)
     step(steady)
     step(resumed)
@@ -76,7 +76,7 @@ def test_peft_reads_the_saved_adapter(folder, tmp_path):
 
     trainer = adapted(folder)
     step(trainer)
-    trainer.save(tmp_path)
+    trainer.save(tmp_path)()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     read = PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload().state_dict()
     for name, value in load_file(tmp_path / "model.safetensors").items():
@@ -89,6 +89,6 @@ def test_a_target_the_model_does_not_have_is_refused_with_what_it_has(folder):
 
 
 def test_a_checkpoint_of_the_whole_model_is_no_adapter(folder, tmp_path):
-    full(folder).save(tmp_path)
+    full(folder).save(tmp_path)()
     with pytest.raises(ConfigError, match=r"written without train\.lora"):
         adapted(folder).load(tmp_path)

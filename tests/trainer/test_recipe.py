@@ -58,7 +58,30 @@ def test_the_effective_recipe_loads_to_itself(tmp_path):
         (MINIMAL + "train: {optimiser: adam}\n", [], r"optimiser.*\$\.train"),
         (MINIMAL, ["rollouts.group_size=1"], r">= 2.*\$\.rollouts\.group_size"),
         (MINIMAL, ["train.backend=megatron"], r"megatron.*\$\.train\.backend"),
-        (MINIMAL, ["engine.kind=sglang"], "set engine.url"),
+        (MINIMAL, ["engine.kind=vllm"], r"vllm.*\$\.engine\.kind"),
+        (MINIMAL, ["engine={url: 'http://h:1', max_running: 9}"], "max_running: a server at http://h:1 has no such"),
+        (MINIMAL, ["engine={kind: sglang, url: 'h:1'}"], "engine.url=h:1: give addresses like http://host:30000"),
+        (MINIMAL, ["engine={kind: sglang, url: 'http://h:1, http://h:1/'}"], "names an engine twice"),
+        (MINIMAL, ["engine={kind: sglang, url: 'http://h:1', replicas: 2}"], "engine.replicas: a server at"),
+        (MINIMAL, ["engine={kind: sglang, url: 'http://h:1', flags: {tp-size: 2}}"], "engine.flags: a server at"),
+        (MINIMAL, ["engine={kind: sglang, max_length: 9}"], "max_length: kind 'sglang' .* context-length"),
+        (MINIMAL, ["engine.python=/sgl/bin/python"], "engine.python: kind 'embedded' has no such setting; remove it"),
+        (MINIMAL, ["engine={kind: sglang, flags: {port: 1}}"], "flags.port: follows from nothing: a free one is taken"),
+        (MINIMAL, ["engine={kind: sglang, flags: {enable-metrics: false}}"], "enable-metrics=false: .* remove it"),
+        (
+            MINIMAL,
+            ["engine={kind: sglang, url: 'http://far:30000', publication: shared_memory}"],
+            "http://far:30000 is not on this machine; use disk",
+        ),
+        (MINIMAL, ["engine.publication=shared_memory", "ray.address=auto"], "with ray.address=auto, .*use disk"),
+        (MINIMAL, ["rollouts.stale=keep"], "synchronous rollouts are never stale; set rollouts.max_staleness"),
+        (MINIMAL, ["rollouts.oversampling=0.5"], r">= 1.*\$\.rollouts\.oversampling"),
+        (
+            MINIMAL,
+            ["rollouts.dynamic_sampling=2", "algorithm.advantage=reinforce_pp"],
+            "advantage=reinforce_pp .* teach too; leave dynamic sampling out",
+        ),
+        (MINIMAL, ["evaluation.patience=2"], "patience=2: nothing is evaluated on the way; set evaluation.every"),
         (MINIMAL, ["steps"], "path=value"),
         (MINIMAL, ["name.x=1"], "is a value"),
         ("[1, 2]", [], "expected a mapping"),
@@ -75,7 +98,14 @@ def test_what_is_wrong_in_a_recipe_is_named(tmp_path, text, overrides, message):
 def test_a_variable_that_names_no_setting_is_an_error_not_silence(tmp_path):
     with pytest.raises(ConfigError, match="NEXRL_STEPZ"):
         load(written(tmp_path), NEXRL_STEPZ="4")
-    assert load(written(tmp_path), NEXRL_ADMIN_KEY="not a setting", NEXRL_STEPS="4").steps == 4
+    others = {"NEXRL_ADMIN_KEY": "not a setting", "NEXRL_ENGINE_KEY": "nor", "NEXRL_INGEST_URL": "nor"}
+    assert load(written(tmp_path), **others, NEXRL_STEPS="4").steps == 4
+
+
+def test_an_evaluation_without_tasks_is_refused_and_not_left_out(tmp_path):
+    recipe = load(written(tmp_path), "evaluation.limit=8")
+    with pytest.raises(ConfigError, match=r"evaluation\.limit: nothing to evaluate on; set tasks\.heldout"):
+        recipe.check()
 
 
 def test_a_missing_file_is_named_before_anything_starts(tmp_path):

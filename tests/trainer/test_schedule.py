@@ -4,6 +4,8 @@ import pytest
 from nexrl_trainer.policy.schedule import learning_rate
 from nexrl_trainer.recipe.tree import Train
 
+LORA = {"rank": 4, "alpha": 8, "targets": ["q_proj"]}
+
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
@@ -21,10 +23,13 @@ def test_the_learning_rate_rises_over_the_warm_up_and_falls_by_the_schedule(sche
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ranks": 2}, "train.ranks=2 is the deepspeed backend's"),
-        ({"zero_stage": 3}, "train.zero_stage=3 is the deepspeed backend's"),
-        ({"offload_optimizer": True}, "train.offload_optimizer=True is the deepspeed backend's"),
-        ({"backend": "deepspeed", "lora": {"rank": 4, "alpha": 8, "targets": ["q_proj"]}}, "train.lora is the torch"),
+        ({"ranks": 2}, "backend=torch has no train.ranks: remove it, or set train.backend=fsdp or deepspeed"),
+        ({"zero_stage": 3}, "backend=torch has no train.zero_stage: remove it, or set train.backend=deepspeed"),
+        ({"offload_optimizer": True}, "backend=torch has no train.offload_optimizer"),
+        ({"backend": "fsdp", "zero_stage": 3}, "backend=fsdp has no train.zero_stage"),
+        ({"backend": "fsdp", "offload_optimizer": True}, "backend=fsdp has no train.offload_optimizer"),
+        ({"backend": "fsdp", "lora": LORA}, "backend=fsdp has no train.lora: remove it, or set train.backend=torch"),
+        ({"backend": "deepspeed", "lora": LORA}, "backend=deepspeed has no train.lora"),
     ],
 )
 def test_settings_that_the_chosen_backend_lacks_are_refused_by_name(settings, message):

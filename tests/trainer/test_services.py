@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from nexrl.errors import ServiceError
-from nexrl_trainer.services import ServiceProcess
+from nexrl_trainer.services.process import ServiceProcess
 
 SERVICE = """
 import asyncio
@@ -60,7 +60,7 @@ def test_a_service_that_will_not_stop_is_killed(tmp_path):
 def test_killing_the_parent_ends_the_service(tmp_path):
     code = f"""
 import sys, time
-from nexrl_trainer.services import ServiceProcess
+from nexrl_trainer.services.process import ServiceProcess
 service = ServiceProcess("thing", [sys.executable, "-c", {SERVICE!r}], {str(tmp_path / "log")!r}, {{}})
 service.url()
 print(service._process.pid, flush=True)

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from nexrl.errors import ConfigError
 from nexrl.records import Task
-from nexrl_trainer.tasks import read_tasks, tasks_of_step
+from nexrl_trainer.tasks import read_tasks, task_of
 
 
 def test_rows_are_named_by_their_id_or_by_their_place(tmp_path):
@@ -27,15 +27,20 @@ def test_a_bad_row_is_named_with_its_line(tmp_path, text, message):
         read_tasks(path)
 
 
-@given(st.integers(1, 20), st.integers(1, 8), st.integers(0, 3))
-def test_every_task_is_seen_once_an_epoch_whatever_the_step_size(count, per_step, seed):
+@given(st.integers(1, 20), st.integers(0, 3))
+def test_every_task_is_seen_once_an_epoch(count, seed):
     tasks = [Task(id=str(index), fields={}) for index in range(count)]
-    seen = [task.id for step in range(3 * count) for task in tasks_of_step(tasks, step, per_step, seed)]
-    for start in range(0, len(seen) - count, count):
+    seen = [task_of(tasks, number, seed).id for number in range(3 * count)]
+    for start in range(0, len(seen), count):
         assert len(set(seen[start : start + count])) == count
 
 
-def test_a_step_trains_on_the_same_tasks_whenever_it_is_asked_and_on_others_under_another_seed():
+def test_a_group_has_the_same_task_whenever_it_is_planned_and_another_under_another_seed():
     tasks = [Task(id=str(index), fields={}) for index in range(50)]
-    assert tasks_of_step(tasks, 4, 8, seed=1) == tasks_of_step(tasks, 4, 8, seed=1)
-    assert tasks_of_step(tasks, 4, 8, seed=1) != tasks_of_step(tasks, 4, 8, seed=2)
+
+    def order(seed):
+        return [task_of(tasks, number, seed).id for number in range(100)]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    assert order(1)[:50] != order(1)[50:]

@@ -147,7 +147,7 @@ def test_a_saved_and_loaded_run_continues_bit_for_bit_random_numbers_included(fo
     steady, resumed = backend(folder), backend(folder)
     steady.forward_backward(items, OBJECTIVE)
     steady.optim_step(OPTIMIZER)
-    steady.save(tmp_path)
+    steady.save(tmp_path)()
     drawn = torch.rand(3)
     resumed.forward_backward(items[:1], OBJECTIVE)  # forgotten by loading
     resumed.load(tmp_path)
@@ -157,6 +157,24 @@ def test_a_saved_and_loaded_run_continues_bit_for_bit_random_numbers_included(fo
         trainer.optim_step(OPTIMIZER)
     for one, other in zip(steady.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_checkpoint_holds_the_moment_of_the_call_whatever_is_trained_before_it_is_written(folder, tmp_path):
+    trainer, other = backend(folder), backend(folder)
+    for one in (trainer, other):
+        one.forward_backward(family(), OBJECTIVE)
+        one.optim_step(OPTIMIZER)
+    write = trainer.save(tmp_path)
+    trainer.forward_backward(family(), OBJECTIVE)
+    trainer.optim_step(OPTIMIZER)
+    write()
+    resumed = backend(folder)
+    resumed.load(tmp_path)
+    for one in (other, resumed):
+        one.forward_backward(family(), OBJECTIVE)
+        one.optim_step(OPTIMIZER)
+    for one, two in zip(other.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, two)
 
 
 def test_a_folder_without_optimizer_state_is_no_checkpoint(folder):

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Generator
 
@@ -10,6 +11,12 @@ import ray
 from nexrl.errors import ServiceError
 from nexrl_trainer.recipe import Recipe
 
+PARALLEL = {
+    "tp-size": "tensor-parallel-size",
+    "pp-size": "pipeline-parallel-size",
+    "dp-size": "data-parallel-size",
+}
+"""SGLang's flags that multiply the GPUs of a server, and their other names."""
 SMALLEST_CPUS = 4
 """What a private cluster claims to have at least: its few processes share cores gladly on a small laptop."""
 
@@ -21,7 +28,7 @@ def cluster(recipe: Recipe) -> Generator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     private = recipe.ray.address is None
     ranks = (1 + len(recipe.algorithm.scorers)) * recipe.train.ranks
-    needed = ranks * recipe.train.threads + (recipe.engine.threads if recipe.engine.kind == "embedded" else 0)
+    needed = ranks * recipe.train.threads + recipe.engine.started * recipe.engine.threads
     cpus = max(SMALLEST_CPUS, os.cpu_count() or 1, needed) if private else None
     try:
         ray.init(
@@ -46,3 +53,28 @@ def cluster(recipe: Recipe) -> Generator[None]:
 def gpus() -> float:
     """Return the number of GPUs the cluster has."""
     return float(ray.cluster_resources().get("GPU", 0))
+
+
+def gpu_share(recipe: Recipe) -> float:
+    """One GPU is shared by policy, engines that are started, and what else scores tokens; no GPU, no share."""
+    shared = 1 + recipe.engine.started + len(recipe.algorithm.scorers)
+    return 1 / shared if recipe.train.device != "cpu" and gpus() else 0.0
+
+
+def engine_gpus(recipe: Recipe) -> float:
+    """Return the GPUs of each engine that is started: a share of the only one there is, else whole ones.
+
+    Raises ServiceError where SGLang's flags ask for more than there are.
+    """
+    share, flags = gpu_share(recipe), recipe.engine.flags
+    given = {name: flags.get(name, flags.get(other, 1)) for name, other in PARALLEL.items()}
+    wanted = math.prod(int(str(value)) for value in given.values())
+    if not share or wanted == gpus() == 1:
+        return share
+    if wanted * recipe.engine.started > gpus():
+        named = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise ServiceError(
+            f"engine.replicas={recipe.engine.started} with {named} take {wanted * recipe.engine.started} GPUs, the Ray "
+            f"cluster has {gpus():g}: lower them, or add nodes"
+        )
+    return float(wanted)

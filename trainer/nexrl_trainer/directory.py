@@ -2,9 +2,11 @@
 
 recipe.yaml    effective recipe            metrics.jsonl   one line a step or evaluation
 summary.json   the result                  reward.png      the curve
-checkpoints/   step-00003/ ...             batches/        what each step was trained on (keep_batches)
+checkpoints/   step-00003/ ... and best    batches/        what each step was trained on (keep_batches)
 ingest/        the store                   logs/           of the services
 proxy/         spans not yet delivered     weights/        what the engine reads
+version        newest weight version       judging/        rollouts that wait for the rest of their group
+trackers.json  and what trackers keep      .lock           while a run uses it
 """
 
 import contextlib
@@ -19,10 +21,12 @@ import msgspec
 from msgspec import Struct
 
 from nexrl.errors import ConfigError
+from nexrl_trainer.files import sync, write_whole
 from nexrl_trainer.recipe import Recipe, load_recipe, to_yaml
+from nexrl_trainer.rollouts.planning import Position
 
 StateT = TypeVar("StateT")
-MAY_CHANGE = frozenset({"steps", "folder"})
+MAY_CHANGE = frozenset({"steps", "folder", "trackers", "engine.publication"})
 """What a resumed run may say differently from the first one."""
 
 
@@ -39,6 +43,8 @@ class State(Struct, frozen=True, kw_only=True):
     wall_s: float = 0.0
     """Seconds spent so far, earlier starts included."""
     success_before: float | None = None
+    position: Position = Position()
+    """How far it has come with its tasks."""
 
 
 class RunDirectory:
@@ -48,9 +54,11 @@ class RunDirectory:
         self.path = path
         self.recipe_file = path / "recipe.yaml"
         self.metrics_file = path / "metrics.jsonl"
+        self.version_file = path / "version"
         self.summary_file = path / "summary.json"
         self.picture = path / "reward.png"
         self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best"
         self.batches = path / "batches"
         self.ingest = path / "ingest"
         self.proxy = path / "proxy"
@@ -75,28 +83,57 @@ class RunDirectory:
 
     def latest(self) -> tuple[Path, State] | None:
         """Return the newest checkpoint and its state, or None before the first."""
-        folders = sorted(self.checkpoints.glob("step-*")) if self.checkpoints.is_dir() else []
+        folders = self._saved()
         if not folders:
             return None
         return folders[-1], msgspec.json.decode((folders[-1] / "state.json").read_bytes(), type=State)
 
-    @contextlib.contextmanager
-    def checkpoint(self, state: State, keep: int) -> Generator[Path]:
-        """Yield a folder to save into; it becomes a checkpoint, durably, only when the block ends well."""
-        final = self.checkpoints / f"step-{state.step:05d}"
-        draft = self.checkpoints / f".{final.name}.draft"
+    def draft(self, step: int) -> Path:
+        """Return an empty folder to save the checkpoint of a step into; `commit` makes it one."""
+        draft = self._draft(step)
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        yield draft
+        return draft
+
+    def commit(self, state: State, keep: int) -> None:
+        """Make the draft of the state's step a checkpoint, durably; all but the newest `keep` and the best one go."""
+        draft, final = self._draft(state.step), self._checkpoint(state.step)
         (draft / "state.json").write_bytes(msgspec.json.encode(state))
         for file in draft.rglob("*"):
-            _sync(file)
-        _sync(draft)
+            sync(file)
+        sync(draft)
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
-        _sync(self.checkpoints)
-        for old in sorted(self.checkpoints.glob("step-*"))[:-keep]:
-            shutil.rmtree(old)
+        sync(self.checkpoints)
+        best = self.best.resolve()
+        for old in self._saved()[:-keep]:
+            if old.resolve() != best:
+                shutil.rmtree(old)
+
+    def mark_best(self, step: int) -> None:
+        """Let `checkpoints/best` be the checkpoint of that step."""
+        draft = self.checkpoints / ".best.draft"
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(self._checkpoint(step).name)
+        draft.rename(self.best)
+        sync(self.checkpoints)
+
+    def _saved(self) -> list[Path]:
+        return sorted(self.checkpoints.glob("step-*")) if self.checkpoints.is_dir() else []
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:05d}"
+
+    def _draft(self, step: int) -> Path:
+        return self.checkpoints / f".step-{step:05d}.draft"
+
+    def note_version(self, version: int) -> None:
+        """Write down, before anybody can sample with them, that weights `version` exist."""
+        write_whole(self.version_file, f"{version}\n".encode())
+
+    def newest_version(self) -> int:
+        """Return the newest weight version that anything may have been sampled with."""
+        return int(self.version_file.read_bytes()) if self.version_file.is_file() else 0
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -116,7 +153,7 @@ class RunDirectory:
             if changed := _differences(msgspec.to_builtins(before), msgspec.to_builtins(recipe)):
                 raise ConfigError(
                     f"{self.path} holds a run whose recipe says otherwise: {'; '.join(changed)}. "
-                    "Only `steps` may change when a run goes on; choose another --run directory"
+                    "Only `steps`, `trackers` and `engine.publication` may change; choose another --run directory"
                 )
         elif any(item.name != ".lock" for item in self.path.iterdir()):
             raise ConfigError(f"{self.path} is not empty and holds no run; choose another --run directory")
@@ -124,21 +161,15 @@ class RunDirectory:
         _drop_torn_line(self.metrics_file)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new one."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_bytes(data)
-    _sync(draft)
-    draft.rename(path)
-
-
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     found: list[str] = []
     for key, new in now.items():
         name, old = f"{prefix}{key}", before.get(key)
+        if name in MAY_CHANGE:
+            continue
         if isinstance(old, dict) and isinstance(new, dict):
             found += _differences(old, new, f"{name}.")
-        elif old != new and name not in MAY_CHANGE:
+        elif old != new:
             found.append(f"{name} was {old!r}, is {new!r}")
     return found
 
@@ -148,11 +179,3 @@ def _drop_torn_line(path: Path) -> None:
     if path.is_file():
         data = path.read_bytes()
         os.truncate(path, data.rfind(b"\n") + 1)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -122,7 +122,7 @@ def _nvidia_smi() -> str:
 
 
 def _sglang() -> Finding:
-    remedy = "on a machine with a GPU: pip install 'nexrl[sglang]', or run its server elsewhere and set engine.url"
+    remedy = "with a GPU: pip install 'nexrl[sglang]' here or where engine.python is, or set engine.url to a server"
     try:
         return Finding(what="SGLang", state="ok", found=version("sglang"))
     except PackageNotFoundError:

@@ -4,6 +4,7 @@ Pure, but for the clock. The train service sums (`algorithms/loss.py`), the sele
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,20 +12,42 @@ from nexrl_trainer.algorithms.spread import NAMES as RATIO_BINS
 from nexrl_trainer.algorithms.spread import ratio_quantiles
 from nexrl_trainer.batches.selection import Selection
 from nexrl_trainer.policy.service import Sums
-from nexrl_trainer.rollouts.collect import Collected
+from nexrl_trainer.rollouts.feed import GIVEN_UP, STALE, WITHOUT_CONTRAST, Collected
+from nexrl_trainer.rollouts.slots import Slots
+
+DROPPED = {"dropped_stale": STALE, "dropped_without_contrast": WITHOUT_CONTRAST, "dropped_given_up": GIVEN_UP}
+"""Groups that were run and not trained, by the reason that the feed counts them under."""
 
 
 class Clock:
-    """Seconds between laps."""
+    """Seconds between laps, and what of them the agents' slots were in use."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: Slots) -> None:
         self.laps: dict[str, float] = {}
+        self._slots = slots
+        self._before = slots.spent()
         self._last = time.monotonic()
 
     def lap(self, name: str) -> None:
         now = time.monotonic()
         self.laps[name] = now - self._last
         self._last = now
+
+    @property
+    def seconds(self) -> float:
+        """All laps together."""
+        return sum(self.laps.values())
+
+    @property
+    def sampling_s(self) -> float:
+        """Seconds during which at least one agent ran."""
+        return self._slots.spent().busy_s - self._before.busy_s
+
+    @property
+    def agents_idle(self) -> float:
+        """Share of the agents' slots that were free, over time."""
+        taken_s = self._slots.spent().taken_s - self._before.taken_s
+        return max(0.0, 1 - taken_s / (self._slots.count * self.seconds)) if self.seconds else 0.0
 
 
 def token_means(sums: Sums) -> dict[str, float]:
@@ -52,6 +75,8 @@ def step_metrics(
     lengths = [len(item.ids) for item in sequences]
     rewards = selection.rewards
     rollouts = len(rewards) + selection.failed
+    trained = sum(datum.trained_tokens for datum in selection.datums)
+    sampling_s = clock.sampling_s
     mean = sum(rewards) / len(rewards) if rewards else None
     metrics: dict[str, Any] = {
         "version": version,
@@ -65,13 +90,17 @@ def step_metrics(
         "sequences": len(selection.datums),
         "sequence_tokens_mean": sum(lengths) / len(lengths) if lengths else 0.0,
         "sequence_tokens_max": max(lengths, default=0),
-        "trained_tokens": sum(datum.trained_tokens for datum in selection.datums),
+        "trained_tokens": trained,
         "sampled_tokens": len(versions),
         # Not known where some of the rollouts were run before an interruption.
-        "sampled_tokens_per_s": len(versions) / clock.laps["rollout_s"] if collected.ran == rollouts else None,
+        "sampled_tokens_per_s": len(versions) / sampling_s if sampling_s and collected.ran == rollouts else None,
+        "trained_tokens_per_s": trained / clock.laps["train_s"],
         "drift": sum(len(trajectory.drift) for group in groups for trajectory in group.trajectories),
         "staleness_mean": sum(stale) / len(stale) if stale else 0.0,
         "staleness_max": max(stale, default=0),
+        **{name: collected.dropped[reason] for name, reason in DROPPED.items()},
+        "trainer_idle": clock.laps["rollout_s"] / clock.seconds,
+        "agents_idle": clock.agents_idle,
         **clock.laps,
     }
     if learned:
@@ -79,3 +108,8 @@ def step_metrics(
         # Before the step's first update the weights are the engine's own: what differs there is numerics alone.
         metrics |= {**means, "gap": learned[0]["gap"], "gap_max": learned[0]["gap_max"]}
     return metrics
+
+
+def commonest(reasons: Sequence[str]) -> str:
+    """Say what went wrong most often. Example: a a b -> "2 times: a; 1 times: b"."""
+    return "; ".join(f"{count} times: {reason}" for reason, count in Counter(reasons).most_common(3))

@@ -27,6 +27,7 @@ class Progress:
         self._rows: list[tuple[int, dict[str, Any]]] = []
         self._successes: dict[int, float] = {}
         self._failures: Counter[str] = Counter()
+        self._notes: list[str] = []
         self._started = time.monotonic()
         self._phase = Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._current = self._phase.add_task("starting", total=None)
@@ -63,6 +64,15 @@ class Progress:
         self._successes[step] = success
         self._say(f"held-out success after {step} steps: {success:.2f}")
 
+    def stopped_early(self, step: int) -> None:
+        """Note that the held-out tasks do not get better any more."""
+        self._say(f"stopped early after {step} steps: evaluation.patience is used up")
+
+    def note(self, text: str) -> None:
+        """Tell of something that happened to the run itself."""
+        self._notes.append(text)
+        self._say(text)
+
     def _say(self, line: str) -> None:
         if not self._console.is_terminal:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -82,6 +92,7 @@ class Progress:
             table.add_row(str(step), *_cells(metrics))
         successes = ", ".join(f"{value:.2f} after {step}" for step, value in self._successes.items())
         notes = [Text(f"held-out success: {successes}")] if successes else []
+        notes += [Text(text[:200], "yellow") for text in self._notes[-3:]]
         notes += [Text(f"{n} failed: {reason}"[:200], "yellow") for reason, n in self._failures.most_common(3)]
         return Group(table, *notes, Text(self._time_left(), "dim"), self._phase)
 

@@ -1,8 +1,9 @@
-"""Tasks: read them, and say which ones a step trains on.
+"""Tasks: read them, and say which one each group of a run is about.
 
-The order is a function of seed and step alone, so a resumed run continues where it stopped.
+The order is a function of seed and number alone, so a resumed run continues where it stopped.
 """
 
+import functools
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,24 +39,20 @@ def read_tasks(path: Path) -> list[Task]:
     return tasks
 
 
-def tasks_of_step(tasks: Sequence[Task], step: int, count: int, seed: int) -> list[Task]:
-    """Return the `count` tasks step number `step` trains on, in epochs shuffled anew each time around."""
-    chosen: list[Task] = []
-    position = step * count
-    while len(chosen) < count:
-        epoch, offset = divmod(position, len(tasks))
-        order = random.Random(f"{seed}-{epoch}").sample(range(len(tasks)), len(tasks))  # noqa: S311 - reproducible order
-        taken = order[offset : offset + count - len(chosen)]
-        chosen += [tasks[index] for index in taken]
-        position += len(taken)
-    return chosen
+def task_of(tasks: Sequence[Task], number: int, seed: int) -> Task:
+    """Return the task of group number `number`: epochs over the dataset, shuffled anew each time around."""
+    epoch, offset = divmod(number, len(tasks))
+    return tasks[_order(len(tasks), seed, epoch)[offset]]
 
 
-def training_groups(run: str, step: int, tasks: Sequence[Task], size: int) -> list[Group]:
-    """Return the groups of one step; their ids are the same whenever the step is planned."""
-    return [
-        Group(id=f"{run}-s{step:05d}-g{index:03d}", run=run, task=task, size=size) for index, task in enumerate(tasks)
-    ]
+@functools.lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> list[int]:
+    return random.Random(f"{seed}-{epoch}").sample(range(count), count)  # noqa: S311 - reproducible order
+
+
+def training_group(run: str, number: int, task: Task, size: int) -> Group:
+    """Return a run's group of that number; its id is the same whenever it is planned."""
+    return Group(id=f"{run}-g{number:06d}", run=run, task=task, size=size)
 
 
 def evaluation_groups(run: str, version: int, tasks: Sequence[Task]) -> list[Group]:

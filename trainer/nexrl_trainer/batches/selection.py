@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 
 from nexrl.records import Float32s, TrainingGroup, Trajectory, Turn
 from nexrl.records import Sequence as Laid
-from nexrl.rewards import TOTAL
+from nexrl.rewards import MISJUDGED, TOTAL
 from nexrl_trainer.algorithms.advantages import ADVANTAGES, WITHOUT_BASELINE, advantages
 from nexrl_trainer.algorithms.credit import call_advantages, overlong_penalty
 from nexrl_trainer.batches.datums import Datum
@@ -19,8 +19,9 @@ from nexrl_trainer.batches.filters import trained_mask, truncated
 from nexrl_trainer.recipe.algorithm import Algorithm
 
 AGENT = "agent"
-COUNTED = ("failed", "truncated", "truncated_tokens", "overlong", "altered_tokens", "stale_tokens")
-"""Rollouts without a reward, cut off, punished for their length; and tokens that are not trained because of it."""
+COUNTED = ("failed", "misjudged", "truncated", "truncated_tokens", "overlong", "altered_tokens", "stale_tokens")
+"""Rollouts without a reward, those of them whose reward functions failed, cut off, punished for their length; and
+tokens that are not trained because of it."""
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -74,6 +75,7 @@ def lay_out(groups: Sequence[TrainingGroup], algorithm: Algorithm, version: int)
     for group in groups:
         completed = [item for item in group.trajectories if item.status == "completed"]
         counts["failed"] += group.group.size - len(completed)
+        counts["misjudged"] += sum(item.reason.startswith(MISJUDGED) for item in group.trajectories)
         laid.append([_candidate(item, algorithm, version, counts) for item in completed])
     rewards = [total_reward(item) for group in groups for item in group.trajectories if item.status == "completed"]
     return Candidates(groups=laid, rewards=rewards, counts=counts)

@@ -6,6 +6,8 @@ the actor.
 
 import asyncio
 import socket
+from collections.abc import Awaitable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,14 @@ PLACEMENT_S = 120.0
 """A cluster that grows by itself may add nodes in this time."""
 
 
-@ray.remote
 class _Worker:
     """A rank of the backend, in whatever process and on whatever machine Ray chose."""
 
     backend: Any
+
+    def __init__(self) -> None:
+        self.writer = ThreadPoolExecutor(1, "checkpoint")
+        self.writing: dict[str, Future[None]] = {}
 
     def meeting_point(self) -> tuple[str, int]:
         """Return this machine's address and a free port."""
@@ -42,12 +47,19 @@ class _Worker:
             from nexrl_trainer.policy.torch_backend import TorchBackend
 
             self.backend = TorchBackend(Path(model), config)
-        else:
-            from nexrl_trainer.policy.deepspeed_backend import DeepSpeedBackend, Rank
+            return
+        from nexrl_trainer.policy.ranked import Rank
 
-            host, port = meeting_point
-            where = Rank(rank=rank, ranks=config.ranks, host=host, port=port)
+        host, port = meeting_point
+        where = Rank(rank=rank, ranks=config.ranks, host=host, port=port)
+        if config.backend == "deepspeed":
+            from nexrl_trainer.policy.deepspeed_backend import DeepSpeedBackend
+
             self.backend = DeepSpeedBackend(Path(model), config, where)
+        else:
+            from nexrl_trainer.policy.fsdp_backend import FsdpBackend
+
+            self.backend = FsdpBackend(Path(model), config, where)
 
     def capabilities(self) -> Capabilities:
         return self.backend.capabilities()
@@ -62,7 +74,14 @@ class _Worker:
         return self.backend.optim_step(optimizer)
 
     def save(self, folder: str) -> None:
-        self.backend.save(Path(folder))
+        """Copy the state, and begin to write it; `saved` waits for the end."""
+        # Two copies at a time would be one too many for the memory.
+        wait(list(self.writing.values()))
+        self.writing[folder] = self.writer.submit(self.backend.save(Path(folder)))
+
+    @ray.method(concurrency_group="writing")
+    def saved(self, folder: str) -> None:
+        self.writing.pop(folder).result()
 
     def load(self, folder: str) -> None:
         self.backend.load(Path(folder))
@@ -118,8 +137,15 @@ class PlacedTrainService:
     async def optim_step(self, optimizer: Optimizer) -> Step:
         return await self._all("optim_step", optimizer)
 
-    async def save(self, folder: Path) -> None:
-        await self._all("save", str(folder))
+    def save(self, folder: Path) -> Awaitable[None]:
+        # Called now, so that whatever is called next finds it in front.
+        copied = self._call("save", str(folder))
+
+        async def written() -> None:
+            await _answers(copied)
+            await self._all("saved", str(folder))
+
+        return asyncio.ensure_future(written())
 
     async def load(self, folder: Path) -> None:
         await self._all("load", str(folder))
@@ -133,14 +159,24 @@ class PlacedTrainService:
 
     async def _all(self, method: str, *arguments: Any) -> Any:
         """Call every rank; return the first one's answer."""
-        calls = [getattr(actor, method).remote(*arguments) for actor in self._actors]
-        return (await asyncio.gather(*map(_answer, calls)))[0]
+        return await _answers(self._call(method, *arguments))
+
+    def _call(self, method: str, *arguments: Any) -> list[Any]:
+        return [getattr(actor, method).remote(*arguments) for actor in self._actors]
 
 
 def _place(group: Any, index: int, cpus: int, gpus: float) -> Any:
     strategy = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=index)
-    worker: Any = _Worker
-    return worker.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy).remote()
+    remote: Any = ray.remote
+    return (
+        remote(concurrency_groups={"writing": 1})(_Worker)
+        .options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy)
+        .remote()
+    )
+
+
+async def _answers(references: list[Any]) -> Any:
+    return (await asyncio.gather(*map(_answer, references)))[0]
 
 
 async def _answer(reference: Any) -> Any:

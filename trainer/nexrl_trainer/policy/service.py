@@ -1,10 +1,11 @@
 """The train service: the small protocol every training backend speaks.
 
 Batches of datums in, awaitables out. Where a backend runs (a Ray actor, this process, somebody else's cluster) is its
-own business; the loop only awaits. A backend is one file; `tests/trainer/backends` is what it has to pass.
+own business; the loop only awaits. A backend is one file; `tests/trainer/test_backend_contract.py` is what it has to
+pass.
 """
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -68,8 +69,12 @@ class TrainService(Protocol):
         """
         ...
 
-    async def save(self, folder: Path) -> None:
-        """Write weights (Hugging Face layout), optimizer and RNG state into an existing folder."""
+    def save(self, folder: Path) -> Awaitable[None]:
+        """Write weights (Hugging Face layout), optimizer and RNG state into an existing folder.
+
+        The state is that of the moment of the call: what is called next need not wait for the writing, only for a copy
+        of the state. What is returned is done once everything is written; it runs, awaited or not.
+        """
         ...
 
     async def load(self, folder: Path) -> None:

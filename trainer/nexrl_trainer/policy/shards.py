@@ -3,7 +3,7 @@
 Every function here is called by all ranks together. `deepspeed_backend.py` trains; this reads and writes its state.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,20 +20,19 @@ from torch.nn.functional import pad
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def whole_weights(trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Return the float32 weights on the CPU, one parameter at a time gathered from its shards."""
-    return {name: _cpu(safe_get_full_fp32_param(item)) for name, item in trained.items()}
+def whole_weights(trained: Mapping[str, nn.Parameter]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the float32 weights, one parameter at a time gathered from its shards."""
+    for name, item in trained.items():
+        yield name, _some(safe_get_full_fp32_param(item))
 
 
-def whole_state(trained: Mapping[str, nn.Parameter], optimizer: Any) -> dict[str, dict[str, Tensor]]:
-    """Return AdamW's state by parameter name, on the CPU; empty before the first step."""
+def whole_state(trained: Mapping[str, nn.Parameter], optimizer: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield AdamW's state by parameter name; nothing before the first step."""
     if not optimizer.optimizer.state:
-        return {}
-    step = next(iter(optimizer.optimizer.state.values()))["step"].cpu()
-    return {
-        name: {"step": step.clone(), **{key: _cpu(safe_get_full_optimizer_state(item, key)) for key in MOMENTS}}
-        for name, item in trained.items()
-    }
+        return
+    step = next(iter(optimizer.optimizer.state.values()))["step"]
+    for name, item in trained.items():
+        yield name, {"step": step, **{key: _some(safe_get_full_optimizer_state(item, key)) for key in MOMENTS}}
 
 
 @torch.no_grad()
@@ -79,8 +78,9 @@ def _allocate(optimizer: Any) -> None:
             optimizer._lazy_init_hp_params_optimizer_state()  # noqa: SLF001
 
 
-def _cpu(value: Any) -> Tensor:
-    return value.cpu()
+def _some(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
 
 
 def _share(parameter: Any, value: Tensor) -> Tensor:

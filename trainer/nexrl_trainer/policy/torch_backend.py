@@ -3,6 +3,7 @@
 Holds the model, AdamW and their state. What to train on and when is the loop's business; placing it is `placed.py`'s.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from nexrl.errors import ConfigError
 from nexrl.records import Float32s
 from nexrl_trainer.algorithms.objective import Objective
 from nexrl_trainer.batches.datums import Datum
-from nexrl_trainer.policy.checkpoint import read_state, write_state
+from nexrl_trainer.policy.checkpoint import on_cpu, random_numbers, read_state, write_state
 from nexrl_trainer.policy.network import language_model, lora
 from nexrl_trainer.policy.network.packing import plan
 from nexrl_trainer.policy.passes import Passes
@@ -63,14 +64,22 @@ class TorchBackend:
         self.optimizer.zero_grad(set_to_none=True)
         return Step(grad_norm=norm.item())
 
-    def save(self, folder: Path) -> None:
-        self.publish_weights(folder)
+    def save(self, folder: Path) -> Callable[[], None]:
+        weights, random = on_cpu(self._weights()), random_numbers(self.device)
         state = {
-            name: self.optimizer.state[item] for name, item in self.trained.items() if item in self.optimizer.state
+            name: on_cpu(self.optimizer.state[item])
+            for name, item in self.trained.items()
+            if item in self.optimizer.state
         }
-        write_state(folder, state)
-        if self.adapter:
-            lora.write_adapter(self.model.network, self.adapter, folder)
+        adapter = on_cpu(lora.adapter_weights(self.model.network)) if self.adapter else {}
+
+        def write() -> None:
+            self.model.write(folder, weights)
+            write_state(folder, state, random)
+            if self.adapter:
+                lora.write_adapter(adapter, self.adapter, folder)
+
+        return write
 
     def load(self, folder: Path) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -85,7 +94,10 @@ class TorchBackend:
         )
 
     def publish_weights(self, folder: Path) -> None:
-        self.model.publish(folder, lora.merged_weights(self.model.network) if self.adapter else None)
+        self.model.write(folder, self._weights())
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return lora.merged_weights(self.model.network) if self.adapter else self.model.weights()
 
     def _plan(self, datums: list[Datum]) -> list[list[int]]:
         return plan([datum.ids for datum in datums], self.config.micro_batch_tokens, self.model.cost)[0]

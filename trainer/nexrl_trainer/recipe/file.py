@@ -14,14 +14,15 @@ from typing import Any
 import msgspec
 import yaml
 
+from nexrl.emitting import INGEST_VARIABLE
 from nexrl.errors import ConfigError
-from nexrl.keys import ADMIN_KEY_VARIABLE
+from nexrl.keys import ADMIN_KEY_VARIABLE, ENGINE_KEY_VARIABLE
 from nexrl_trainer.recipe.tree import Recipe
 
 Tree = dict[str, Any]
 _VARIABLE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)(?:,([^}]*))?\}")
 _PREFIX = "NEXRL_"
-_NOT_OURS = frozenset({ADMIN_KEY_VARIABLE})
+_NOT_OURS = frozenset({ADMIN_KEY_VARIABLE, ENGINE_KEY_VARIABLE, INGEST_VARIABLE})
 
 
 class _Loader(yaml.SafeLoader):

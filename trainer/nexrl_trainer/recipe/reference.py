@@ -2,21 +2,22 @@
 
     python -m nexrl_trainer.recipe.reference > docs/recipe.md
 
-The text beside each setting is the string that stands below its field in `tree.py` or `algorithm.py`; a
-test keeps the page true.
+The text beside each setting is the string that stands below its field in `tree.py`, `algorithm.py`, `engine.py` or
+`trackers.py`; a test keeps the page true.
 """
 
 import ast
 import inspect
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from nexrl_trainer.recipe import algorithm, tree
+from nexrl_trainer.recipe import algorithm, engine, trackers, tree
 from nexrl_trainer.recipe.part import Part
 
+MODULES = (tree, algorithm, engine, trackers)
 HEAD = """# The recipe
 
 Every setting a recipe can have, its default, and what it does. A recipe is YAML; unknown keys and wrong types are
@@ -48,8 +49,8 @@ def _rows(part: type[Struct], prefix: str, notes: dict[tuple[str, str], str]) ->
     inner: dict[type[Struct], list[str]] = {}
     for field in msgspec.structs.fields(part):
         note = notes.get((part.__name__, field.name), "")
-        if _is_part(field.type):
-            inner.setdefault(field.type, []).append(field.name)
+        if part_inside := _part_inside(field.type):
+            inner.setdefault(part_inside, []).append(field.name)
         if not _is_part(field.type) or (note and prefix):
             shown = "" if _is_part(field.type) else _default(field)
             rows.append(f"| `{prefix}{field.name}` | {shown} | {note} |".replace("  |", " |"))
@@ -63,6 +64,11 @@ def _is_part(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Part)
 
 
+def _part_inside(kind: Any) -> type[Struct] | None:
+    """Return the part that a setting is, or may be: `Lora | None`."""
+    return next((item for item in (kind, *get_args(kind)) if _is_part(item)), None)
+
+
 def _default(field: msgspec.structs.FieldInfo) -> str:
     if field.default is not NODEFAULT:
         return "none" if field.default is None else f"`{msgspec.json.encode(field.default).decode()}`"
@@ -74,7 +80,7 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
 def _notes() -> dict[tuple[str, str], str]:
     """Return {(class, field): text}: Python itself does not keep the strings below fields."""
     found: dict[tuple[str, str], str] = {}
-    for part in (part for module in (tree, algorithm) for part in ast.parse(inspect.getsource(module)).body):
+    for part in (part for module in MODULES for part in ast.parse(inspect.getsource(module)).body):
         if isinstance(part, ast.ClassDef):
             for field, text in zip(part.body, part.body[1:], strict=False):
                 if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):

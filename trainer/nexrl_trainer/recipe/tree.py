@@ -10,8 +10,12 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from nexrl.errors import ConfigError
+from nexrl.rewards import TOTAL
+from nexrl_trainer.algorithms.advantages import WITHOUT_BASELINE
 from nexrl_trainer.recipe.algorithm import Algorithm
+from nexrl_trainer.recipe.engine import Engine
 from nexrl_trainer.recipe.part import NotNegative, Part, Positive, Seconds
+from nexrl_trainer.recipe.trackers import Trackers
 
 
 class Model(Part, frozen=True, kw_only=True):
@@ -41,10 +45,41 @@ class Agent(Part, frozen=True, kw_only=True):
     """Tries per rollout before it is recorded as failed."""
 
 
+class Rewards(Part, frozen=True, kw_only=True):
+    weights: dict[str, float] = field(default_factory=dict[str, float])
+    """What rewards count in the total, by their name or their function's; others count as their function says. May name
+    rewards that somebody else gave to the session (`POST /api/sessions/{id}/rewards`) before it was judged."""
+    agent: bool = False
+    """`weights` may name rewards that the agent gave itself, with its own key."""
+    missing: Literal["fail", "zero"] = "fail"
+    """A reward in `weights` that nobody gave fails the rollout, or counts 0."""
+
+    def __post_init__(self) -> None:
+        if TOTAL in self.weights:
+            raise ValueError(f"rewards.weights.{TOTAL}: that is the name of the weighted sum; remove it")
+        if not self.weights and self.changed():
+            raise ValueError("rewards.agent and rewards.missing are about rewards in rewards.weights: name some there")
+
+
 class Rollouts(Part, frozen=True, kw_only=True):
     groups_per_step: Positive = 8
     group_size: Annotated[int, Meta(ge=2)] = 8
     """Rollouts per task that are compared with each other; a group of one has no baseline."""
+    max_staleness: NotNegative = 0
+    """Weight versions by which the oldest token of a group may be behind the weights it trains. 0 is synchronous: each
+    step's rollouts are sampled with its own weights. With more, rollouts go on while a step trains."""
+    stale: Literal["drop", "keep"] = "drop"
+    """Groups that are older are left out and replaced, or trained: weigh those by `algorithm.importance`, or leave out
+    their oldest tokens by `algorithm.filters.staleness`."""
+    dynamic_sampling: NotNegative = 0
+    """Groups whose rewards are all equal are replaced by others, up to so many times `groups_per_step` a step (DAPO,
+    arXiv 2503.14476); 0 replaces none."""
+    oversampling: Annotated[float, Meta(ge=1)] = 1.0
+    """Groups started for each one that is trained: the first to finish are, so that no step waits for stragglers."""
+
+    def __post_init__(self) -> None:
+        if self.stale == "keep" and not self.max_staleness:
+            raise ValueError("rollouts.stale=keep: synchronous rollouts are never stale; set rollouts.max_staleness")
 
 
 class Lora(Part, frozen=True, kw_only=True):
@@ -58,10 +93,11 @@ class Lora(Part, frozen=True, kw_only=True):
 
 
 class Train(Part, frozen=True, kw_only=True):
-    backend: Literal["torch", "deepspeed"] = "torch"
-    """`torch` is one process, on a CPU or one GPU; `deepspeed` is `ranks` processes that share each batch."""
+    backend: Literal["torch", "fsdp", "deepspeed"] = "torch"
+    """`torch` is one process, on a CPU or one GPU; `fsdp` (FSDP2) and `deepspeed` (ZeRO) are `ranks` processes that
+    share each batch and the model."""
     ranks: Positive = 1
-    """Processes of the deepspeed backend; each takes `threads` CPU threads and, where the cluster has them, a GPU."""
+    """Processes that share a batch; each takes `threads` CPU threads and, where the cluster has them, a GPU."""
     zero_stage: Literal[1, 2, 3] = 2
     """What deepspeed's ranks share out: the optimizer's state; its gradients too; the weights too."""
     offload_optimizer: bool = False
@@ -91,33 +127,21 @@ class Train(Part, frozen=True, kw_only=True):
     """Train adapters on the torch backend; engines get the merged weights, checkpoints hold the adapter as well."""
 
     def __post_init__(self) -> None:
-        for name, default in (("ranks", 1), ("zero_stage", 2), ("offload_optimizer", False)):
-            value = getattr(self, name)
-            if self.backend == "torch" and value != default:
-                raise ValueError(f"train.{name}={value} is the deepspeed backend's: set train.backend=deepspeed")
-        if self.backend == "deepspeed" and self.lora:
-            raise ValueError("train.lora is the torch backend's: remove it, or set train.backend=torch")
+        for name in ONLY_OF.keys() & set(self.changed()):
+            if self.backend not in ONLY_OF[name]:
+                having = " or ".join(ONLY_OF[name])
+                raise ValueError(
+                    f"train.backend={self.backend} has no train.{name}: remove it, or set train.backend={having}"
+                )
 
 
-class Engine(Part, frozen=True, kw_only=True):
-    kind: Literal["embedded", "sglang"] = "embedded"
-    """`embedded` is started for the run; `sglang` is a server that is already running at `url`."""
-    url: str | None = None
-    max_running: Positive = 32
-    """Requests the embedded engine samples for at the same time; more wait."""
-    max_length: Positive | None = None
-    """Longest prompt plus completion of the embedded engine, in tokens; none is all the model has positions for."""
-    threads: Positive = 1
-    """CPU threads of the embedded engine."""
-
-    def __post_init__(self) -> None:
-        if self.kind == "sglang" and not self.url:
-            raise ValueError("kind 'sglang' needs the server's address: set engine.url, for example http://host:30000")
-        for name, default in (("max_running", 32), ("max_length", None), ("threads", 1)):
-            if self.kind == "sglang" and getattr(self, name) != default:
-                raise ValueError(f"engine.{name} is the embedded engine's: give an SGLang server its own flags")
-        if self.kind == "embedded" and self.url:
-            raise ValueError(f"kind 'embedded' starts its own process: remove engine.url={self.url}")
+ONLY_OF = {
+    "ranks": ("fsdp", "deepspeed"),
+    "zero_stage": ("deepspeed",),
+    "offload_optimizer": ("deepspeed",),
+    "lora": ("torch",),
+}
+"""Settings of `train` that not every backend has, and those that do."""
 
 
 class Sampling(Part, frozen=True, kw_only=True):
@@ -165,6 +189,14 @@ class Evaluation(Part, frozen=True, kw_only=True):
     """Use only the first so many held-out tasks."""
     success_at: float = 1.0
     """A rollout whose total reward reaches this is a success."""
+    patience: Positive | None = None
+    """The run stops after so many evaluations in a row without a new best; none never stops early."""
+
+    def __post_init__(self) -> None:
+        if self.patience is not None and not self.every:
+            raise ValueError(
+                f"evaluation.patience={self.patience}: nothing is evaluated on the way; set evaluation.every"
+            )
 
 
 class Checkpoints(Part, frozen=True, kw_only=True):
@@ -187,6 +219,7 @@ class Recipe(Part, frozen=True, kw_only=True):
     agent: Agent
     reward: str
     """Python file with functions marked `@nexrl.reward`."""
+    rewards: Rewards = Rewards()
     rollouts: Rollouts = Rollouts()
     algorithm: Algorithm = Algorithm()
     train: Train = Train()
@@ -196,10 +229,25 @@ class Recipe(Part, frozen=True, kw_only=True):
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
     ray: Ray = Ray()
+    trackers: Trackers = Trackers()
     keep_batches: bool = False
     """Also write what each step was trained on, token for token, to `batches/` in the run directory."""
     folder: str = field(default=".")
     """Folder that relative paths start from; filled in from where the recipe lies."""
+
+    def __post_init__(self) -> None:
+        teaches_anyway = self.algorithm.advantage in WITHOUT_BASELINE or self.algorithm.call_rewards.names
+        if self.rollouts.dynamic_sampling and teaches_anyway:
+            raise ValueError(
+                f"rollouts.dynamic_sampling={self.rollouts.dynamic_sampling}: with algorithm.advantage="
+                f"{self.algorithm.advantage} and call_rewards={self.algorithm.call_rewards.names} groups whose rewards "
+                "are all equal teach too; leave dynamic sampling out"
+            )
+        if self.engine.publication == "shared_memory" and self.ray.address:
+            raise ValueError(
+                f"engine.publication=shared_memory: with ray.address={self.ray.address}, trainer and engine may be on "
+                "different machines; use disk"
+            )
 
     @property
     def sequences_per_step(self) -> int:
@@ -212,8 +260,8 @@ class Recipe(Part, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raise ConfigError for what only shows against the file system: missing files, an unusable model."""
-        if self.evaluation.every and not self.tasks.heldout:
-            raise ConfigError(f"evaluation.every={self.evaluation.every}: nothing to evaluate on; set tasks.heldout")
+        if not self.tasks.heldout and (named := self.evaluation.changed()):
+            raise ConfigError(f"evaluation.{named[0]}: nothing to evaluate on; set tasks.heldout, or remove it")
         needed = {"tasks.train": self.tasks.train, "tasks.heldout": self.tasks.heldout, "reward": self.reward}
         needed |= {"model.make": self.model.make}
         for name, path in needed.items():
@@ -226,6 +274,7 @@ class Recipe(Part, frozen=True, kw_only=True):
                 "train.backend=deepspeed: it is not installed; beside torch, run "
                 "DS_BUILD_OPS=0 pip install --no-build-isolation 'nexrl[deepspeed]'"
             )
+        self.trackers.check()
         for name, path in self.algorithm.scorers.items():
             if path and not (self.resolve(path) / "config.json").is_file():
                 raise ConfigError(f"the algorithm's {name}, {path}: no config.json in {self.resolve(path)}")

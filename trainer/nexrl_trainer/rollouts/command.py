@@ -13,10 +13,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from msgspec import Struct
 
+from nexrl.emitting import INGEST_VARIABLE
 from nexrl.errors import ConfigError
 
 KEPT_BYTES = 1 << 20
@@ -24,6 +25,8 @@ KEPT_BYTES = 1 << 20
 POLL_S = 0.02
 DRAIN_S = 2.0
 _FIELD = re.compile(r"\{(\w+)\}")
+_OTLP = "OTEL_EXPORTER_OTLP_"
+"""https://opentelemetry.io/docs/specs/otel/protocol/exporter/; values of headers are percent-encoded."""
 
 
 class Ended(Struct, frozen=True, kw_only=True):
@@ -49,18 +52,23 @@ def fill(template: str, fields: Mapping[str, Any]) -> str:
     return _FIELD.sub(look_up, template)
 
 
-def agent_environment(proxy: str, key: str, model: str, extra: Mapping[str, str]) -> dict[str, str]:
-    """Return what an agent finds in its environment: ours, less every NEXRL_* variable, plus where to call.
+def agent_environment(proxy: str, ingest: str, key: str, model: str, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return what an agent finds in its environment: ours, less every NEXRL_* variable, plus where to call and report.
 
     Both names of the base URL are set, since frameworks differ in which they read. The admin key never gets here.
+    OpenTelemetry SDKs send to ingest, into the attempt's session, unless the user's environment sends them elsewhere.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NEXRL_")}
     base = f"{proxy}/v1"
     ours = {"OPENAI_BASE_URL": base, "OPENAI_API_BASE": base, "OPENAI_API_KEY": key, "OPENAI_MODEL": model}
     ours |= {"ANTHROPIC_BASE_URL": proxy, "ANTHROPIC_API_KEY": key, "ANTHROPIC_MODEL": model}
     # A company's HTTP proxy does not know the way back to this machine.
-    direct = ",".join(filter(None, [inherited.get("NO_PROXY"), urlsplit(proxy).hostname, "localhost"]))
-    ours |= {"NO_PROXY": direct, "no_proxy": direct}
+    hosts = dict.fromkeys([urlsplit(proxy).hostname, urlsplit(ingest).hostname, "localhost"])
+    direct = ",".join(filter(None, [inherited.get("NO_PROXY"), *hosts]))
+    ours |= {"NO_PROXY": direct, "no_proxy": direct, INGEST_VARIABLE: ingest}
+    if not any(name.startswith(_OTLP) for name in {**inherited, **extra}):
+        ours |= {f"{_OTLP}ENDPOINT": ingest, f"{_OTLP}PROTOCOL": "http/protobuf"}
+        ours |= {f"{_OTLP}HEADERS": f"authorization=Bearer%20{quote(key)}"}
     return {**inherited, "OMP_NUM_THREADS": "1", **ours, **extra}
 
 

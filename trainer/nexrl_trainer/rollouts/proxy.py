@@ -1,10 +1,13 @@
-"""What the trainer asks of the proxy: to have every span of an attempt stored before the attempt is judged."""
+"""What the trainer asks of the proxy: spans stored before they are judged, requests held while weights change."""
+
+from typing import Any
 
 import aiohttp
 
 from nexrl.errors import ServiceError
 
 FLUSH_TIMEOUT_S = 60.0
+ANSWER_S = 10.0
 
 
 class ProxyClient:
@@ -20,9 +23,25 @@ class ProxyClient:
 
         None where they did not arrive in time. Raises ServiceError where the proxy cannot be reached.
         """
-        url = f"{self.url}/api/sessions/{attempt}/flush?timeout_s={FLUSH_TIMEOUT_S:g}"
+        route = f"/api/sessions/{attempt}/flush?timeout_s={FLUSH_TIMEOUT_S:g}"
+        answer = await self._post(route, within_s=FLUSH_TIMEOUT_S)
+        return None if answer is None else int(answer["calls"])
+
+    async def hold(self, *, drain_s: float = 0.0) -> int:
+        """Let new requests wait; return how many still run, which with `drain_s` is 0 as soon as it can be."""
+        answer = await self._post(f"/api/hold?drain_s={drain_s:g}", within_s=drain_s)
+        return int((answer or {})["running"])
+
+    async def release(self, weight_version: int | None = None) -> None:
+        """Let them in again; `weight_version` is told to engines that do not know theirs."""
+        query = "" if weight_version is None else f"?weight_version={weight_version}"
+        await self._post(f"/api/release{query}")
+
+    async def _post(self, route: str, *, within_s: float = 0.0) -> dict[str, Any] | None:
+        """Return the answer, None where its time was over. Raises ServiceError where there is none, or a refusal."""
+        url = self.url + route
         # Longer than the proxy's own, so that its answer is heard.
-        timeout = aiohttp.ClientTimeout(total=FLUSH_TIMEOUT_S + 10)
+        timeout = aiohttp.ClientTimeout(total=within_s + ANSWER_S)
         try:
             async with self._http.post(url, headers=self._headers, timeout=timeout) as reply:
                 answer = await reply.json(content_type=None)
@@ -32,4 +51,4 @@ class ProxyClient:
             return None
         if reply.status != 200:  # noqa: PLR2004 - HTTP OK
             raise ServiceError(f"proxy at {url} answered {reply.status}: {answer}")
-        return int(answer["calls"])
+        return answer

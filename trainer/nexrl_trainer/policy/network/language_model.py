@@ -3,7 +3,7 @@
 Loading and writing it included; gradients, optimizers and devices are the backends'.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,22 @@ class LanguageModel(nn.Module):
         """Yield what the optimizer changes, each parameter once, by its name in the Hugging Face layout."""
         return ((name, item) for name, item in self.network.named_parameters() if item.requires_grad)
 
-    def publish(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write the weights in Hugging Face layout; `weights` stand for the parameters where those lie in shards."""
-        if weights is None:
-            self.network.save_pretrained(folder)
-        else:
-            own = {name for name, _ in self.network.named_parameters(remove_duplicate=False)}
-            buffers = {name: value for name, value in self.network.state_dict().items() if name not in own}
-            self.network.save_pretrained(folder, state_dict=buffers | dict(weights))
+    def layers(self) -> list[nn.Module]:
+        """Return the blocks that the network repeats, as those who shard it want them."""
+        return [module for module in self.network.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    def buffers_by_name(self) -> dict[str, Tensor]:
+        """Return what belongs to the weights in the Hugging Face layout beside the parameters."""
+        own = {name for name, _ in self.network.named_parameters(remove_duplicate=False)}
+        return {name: value for name, value in self.network.state_dict().items() if name not in own}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights in the Hugging Face layout, live; those that are tied once."""
+        return self.buffers_by_name() | dict(self.network.named_parameters())
+
+    def write(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write weights in Hugging Face layout; of the network, only what never changes is looked at."""
+        self.network.save_pretrained(folder, state_dict=weights)
 
     @property
     def cost(self) -> Cost:

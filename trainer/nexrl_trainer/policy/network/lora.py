@@ -1,5 +1,6 @@
 """LoRA adapters on a language model, through peft: put on, merged for engines, saved beside. arXiv 2106.09685."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,12 @@ def merged_weights(network: Any) -> dict[str, Tensor]:
     return weights
 
 
-def write_adapter(network: Any, config: LoraConfig, folder: Path) -> None:
-    """Write the adapter as peft does, so that `PeftModel.from_pretrained` reads it."""
+def write_adapter(adapter: Mapping[str, Tensor], config: LoraConfig, folder: Path) -> None:
+    """Write what `adapter_weights` returned as peft does, so that `PeftModel.from_pretrained` reads it."""
     config.save_pretrained(str(folder / ADAPTER_FILE.parent))
     # peft's names: those of a model wrapped twice, without the adapter's.
     save_file(
-        {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value for name, value in _adapter(network).items()},
+        {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value for name, value in adapter.items()},
         folder / ADAPTER_FILE,
     )
 
@@ -66,9 +67,10 @@ def read_adapter(network: Any, folder: Path) -> None:
         raise ConfigError(f"checkpoint {folder}: no {ADAPTER_FILE} in it; it was written without train.lora")
     read = load_file(folder / ADAPTER_FILE)
     with torch.no_grad():
-        for name, value in _adapter(network).items():
+        for name, value in adapter_weights(network).items():
             value.copy_(read[f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}"])
 
 
-def _adapter(network: Any) -> dict[str, Tensor]:
+def adapter_weights(network: Any) -> dict[str, Tensor]:
+    """Return the adapters' own weights, live."""
     return {name: value for name, value in network.state_dict().items() if ".lora_" in name}

@@ -1,8 +1,9 @@
 from nexrl.records import Group, Task
 from nexrl_ingest.client import GroupState
 from nexrl_ingest.wire import RolloutState
-from nexrl_trainer.rollouts.collect import afresh, failure_of, longest_conversation
+from nexrl_trainer.rollouts.attempts import failure_of
 from nexrl_trainer.rollouts.command import Ended
+from nexrl_trainer.rollouts.planning import afresh
 
 
 def ended(**fields):
@@ -16,20 +17,6 @@ def test_why_an_attempt_failed_is_said_in_one_line():
     trace = "Traceback ...\n  File x\n  y\nKeyError: 'x'\n"
     assert failure_of(ended(exit_code=1, stderr=trace), 2, 60) == "agent: exit code 1: File x | y | KeyError: 'x'"
     assert "without a model call" in failure_of(ended(), 0, 60)
-
-
-def call(id_, parent, said, reply):
-    return {"id": id_, "parent": parent, "messages": [{"content": said}], "reply": {"content": reply}}
-
-
-def test_the_longest_conversation_is_told_from_its_beginning_also_where_it_is_a_branch():
-    calls = [call("a", None, "q", "1"), call("b", "a", "x", "2"), call("c", "a", "y", "3"), call("d", "c", "z", "4")]
-    told = longest_conversation({"calls": calls, "chains": [["a", "b"], ["c", "d"]]})
-    assert [message["content"] for message in told] == ["q", "1", "y", "3", "z", "4"]
-    assert longest_conversation({"calls": [], "chains": []}) == []
-    whole = [call("a", None, "q", "1"), call("b", None, "q 1 x", "2"), call("c", "b", "y", "3")]
-    told = longest_conversation({"calls": whole, "chains": [["a", "b", "c"]]})
-    assert [message["content"] for message in told] == ["q 1 x", "2", "y", "3"]
 
 
 def state(group, status):

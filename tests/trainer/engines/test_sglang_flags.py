@@ -1,0 +1,76 @@
+"""SGLang's own flags in a recipe: written, and checked against what the installed version lists."""
+
+import sys
+
+import pytest
+
+from nexrl.errors import ConfigError
+from nexrl_trainer.engines.sglang.flags import arguments, installed, known, refuse_unknown
+
+HELP = """usage: sglang serve [-h] --model-path MODEL_PATH
+                    [--mem-fraction-static MEM_FRACTION_STATIC]
+
+options:
+  -h, --help            show this help message and exit
+  --model-path MODEL_PATH, --model MODEL_PATH
+                        The path of the weights, see also --not-an-option.
+  --tp-size TP_SIZE, --tensor-parallel-size TP_SIZE
+                        The tensor parallelism size.
+  --trust-remote-code   Whether to allow --custom models.
+  --enable-tf32-matmul, --no-enable-tf32-matmul
+                        Use it. (default: None)
+  --kv-cache-dtype {auto,fp8_e5m2}
+  --lora-paths [PATH ...]
+                        Adapters.
+"""
+OPTIONS = {
+    "help",
+    "model-path",
+    "model",
+    "tp-size",
+    "tensor-parallel-size",
+    "trust-remote-code",
+    "enable-tf32-matmul",
+    "no-enable-tf32-matmul",
+    "kv-cache-dtype",
+    "lora-paths",
+}
+
+
+def test_flags_become_words():
+    flags = {"tp-size": 2, "mem-fraction-static": 0.5, "enable-metrics": True, "names": ["a", "b"], "dtype": "auto"}
+    words = "--tp-size 2 --mem-fraction-static 0.5 --enable-metrics --names a b --dtype auto"
+    assert arguments(flags) == words.split()
+    assert arguments({}) == []
+
+
+def test_options_are_what_argparse_lists_not_what_it_mentions():
+    assert known(HELP) == OPTIONS
+
+
+def test_a_flag_that_is_no_option_is_refused_with_what_it_may_have_meant():
+    refuse_unknown(["tp-size", "tensor-parallel-size", "trust-remote-code"], OPTIONS)
+    with pytest.raises(ConfigError, match=r"engine\.flags\.tp_size: .* did you mean tp-size"):
+        refuse_unknown(["model", "tp_size"], OPTIONS)
+    with pytest.raises(ConfigError, match=r"engine\.flags\.xyzzy: .* see `python -m sglang\.launch_server --help`"):
+        refuse_unknown(["xyzzy"], OPTIONS)
+
+
+def fake_sglang(tmp_path, code):
+    (tmp_path / "sglang").mkdir()
+    (tmp_path / "sglang/__init__.py").touch()
+    (tmp_path / "sglang/launch_server.py").write_text(code)
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def test_the_installed_version_is_asked(tmp_path):
+    environment = fake_sglang(tmp_path, f"import sys; assert sys.argv[1:] == ['--help']; print({HELP!r})")
+    assert installed(sys.executable, environment) == OPTIONS
+
+
+def test_an_environment_without_a_working_sglang_is_named_with_what_it_said(tmp_path):
+    environment = fake_sglang(tmp_path, "raise ImportError('libcuda.so.1 is missing')")
+    with pytest.raises(ConfigError, match=r"(?s)engine\.python=.*pip install 'nexrl\[sglang\]'.*libcuda\.so\.1 is"):
+        installed(sys.executable, environment)
+    with pytest.raises(ConfigError, match=r"engine\.python=/nowhere/python: .*name the Python"):
+        installed("/nowhere/python", {})

@@ -1,0 +1,103 @@
+"""The `engine` part of a recipe: what samples tokens, started for the run or running already."""
+
+from typing import Literal
+from urllib.parse import urlsplit
+
+from msgspec import field
+
+from nexrl_trainer.recipe.part import Part, Positive
+
+Flag = bool | int | float | str | list[str]
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+OURS = {
+    "model-path": "model.path",
+    "model": "model.path",
+    "tokenizer-path": "model.path",
+    "host": "ray.address",
+    "port": "nothing: a free one is taken",
+    "weight-version": "nothing: it counts publications",
+    "api-key": "nothing: what is started for the run needs none",
+    "admin-api-key": "nothing: what is started for the run needs none",
+    "nnodes": "engine.url, of a server that you start on several machines",
+    "node-rank": "engine.url, of a server that you start on several machines",
+    "dist-init-addr": "engine.url, of a server that you start on several machines",
+}
+"""Flags that follow from something else, and from what."""
+
+
+class Engine(Part, frozen=True, kw_only=True):
+    kind: Literal["embedded", "sglang"] = "embedded"
+    """What samples; it is started for the run, unless it is running already at `url`."""
+    url: str | None = None
+    """Base URL of an engine that is running already; several with commas between. `NEXRL_ENGINE_KEY` holds the key of
+    SGLang servers that ask for one."""
+    replicas: Positive = 1
+    """Engines that are started; each session lives on one of them."""
+    python: str | None = None
+    """Python of the environment that SGLang is installed in; none is this one."""
+    flags: dict[str, Flag] = field(default_factory=dict[str, Flag])
+    """SGLang's own flags, by their names without the dashes: `{mem-fraction-static: 0.5, tp-size: 2, enable-metrics:
+    true}`. The run's dtype, device and seed are in force where nothing is said."""
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    """Environment variables of SGLang servers that are started."""
+    updates: Literal["in_flight", "drained"] = "in_flight"
+    """New weights come under running requests, every token of which then names its weights, or once nothing runs.
+    SGLang before 0.5.23 names one version a request: it takes `drained` alone."""
+    publication: Literal["disk", "shared_memory"] = "disk"
+    """Where new weights lie for the engine to read: in the run directory, which several machines may share, or in
+    memory (/dev/shm), where trainer and engine are on this one: `ray.address` none, an SGLang server on localhost."""
+    max_running: Positive = 32
+    """Requests the embedded engine samples for at the same time; more wait."""
+    max_length: Positive | None = None
+    """Longest prompt plus completion of the embedded engine, in tokens; none is all the model has positions for."""
+    threads: Positive = 1
+    """CPU threads of each engine that is started."""
+
+    def __post_init__(self) -> None:
+        for name in ONLY_OF.keys() & set(self.changed()):
+            allowed, remedy = ONLY_OF[name]
+            if self.way not in allowed:
+                where = f"a server at {self.url}" if self.url else f"kind '{self.kind}'"
+                raise ValueError(f"engine.{name}: {where} has no such setting; {remedy}")
+        for name, value in self.flags.items():
+            if name in OURS:
+                raise ValueError(f"engine.flags.{name}: follows from {OURS[name]}; remove it")
+            if value is False:
+                raise ValueError(f"engine.flags.{name}=false: a flag is there or it is not; remove it")
+        self._check_urls()
+
+    def _check_urls(self) -> None:
+        for url in self.urls:
+            if urlsplit(url).scheme not in {"http", "https"}:
+                raise ValueError(f"engine.url={url}: give addresses like http://host:30000")
+            if self.publication == "shared_memory" and urlsplit(url).hostname not in LOOPBACK:
+                raise ValueError(f"engine.publication=shared_memory: engine.url={url} is not on this machine; use disk")
+        if len(set(self.urls)) < len(self.urls):
+            raise ValueError(f"engine.url={self.url} names an engine twice; give each once")
+
+    @property
+    def urls(self) -> list[str]:
+        """Addresses of the engines that are running already."""
+        return [url.strip().rstrip("/") for url in (self.url or "").split(",") if url.strip()]
+
+    @property
+    def started(self) -> int:
+        """How many engines are started for the run."""
+        return 0 if self.url else self.replicas
+
+    @property
+    def way(self) -> str:
+        """How the run comes by its engines: `embedded` or `sglang`, started for it, or `attached`."""
+        return "attached" if self.url else self.kind
+
+
+ONLY_OF = {
+    "replicas": (("embedded", "sglang"), "name several addresses in engine.url"),
+    "threads": (("embedded", "sglang"), "it was started with its own"),
+    "python": (("sglang",), "remove it"),
+    "flags": (("sglang",), "remove it, or give them to the server that you start"),
+    "env": (("sglang",), "remove it, or give them to the server that you start"),
+    "max_running": (("embedded",), "SGLang has the flag max-running-requests"),
+    "max_length": (("embedded",), "SGLang has the flag context-length"),
+}
+"""Settings that not every way to have an engine knows: those that do, and what to do elsewhere."""

@@ -1,0 +1,81 @@
+"""The services of one run: started where they belong, watched, and stopped with it."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from nexrl.errors import ServiceError
+from nexrl_trainer.directory import RunDirectory
+from nexrl_trainer.engines.fleet import Weights
+from nexrl_trainer.recipe import Recipe
+from nexrl_trainer.services.commands import nexrl
+from nexrl_trainer.services.engines import PlacedEngine, start_all
+from nexrl_trainer.services.process import ServiceProcess
+
+WATCH_S = 1.0
+STOP_S = 20.0
+Ended = Callable[[], Awaitable[str | None]]
+"""Says how a service ended, None while it runs."""
+
+
+class Services:
+    """The processes of one run; each is stopped, newest first, when the stack unwinds."""
+
+    def __init__(
+        self, stack: contextlib.AsyncExitStack, directory: RunDirectory, environment: Mapping[str, str]
+    ) -> None:
+        self._stack = stack
+        self._logs = directory.logs
+        self._environment = environment
+        self._watched: list[tuple[str, Ended]] = []
+
+    async def local(self, name: str, arguments: list[str]) -> str:
+        """Start `nexrl ...` on this machine and return its address."""
+        process = ServiceProcess(name, nexrl(arguments), str(self._logs / f"{name}.log"), self._environment)
+        self._stack.push_async_callback(asyncio.to_thread, process.stop)
+        url = await asyncio.to_thread(process.url)
+        self.watch(name, lambda: asyncio.to_thread(process.ended))
+        return url
+
+    async def engines(self, recipe: Recipe, model: Path, weights: Weights) -> dict[str, PlacedEngine | None]:
+        """Return the engines by their addresses, started first where they are the run's own."""
+        if recipe.engine.url:
+            return dict.fromkeys(recipe.engine.urls)
+        engines = [PlacedEngine(recipe, model, index, self._logs) for index in range(recipe.engine.started)]
+        for engine in engines:
+            self._stack.push_async_callback(_stop_actor, engine.actor)
+        return dict(zip(await start_all(engines, recipe, weights), engines, strict=True))
+
+    def watch(self, name: str, ended: Ended) -> None:
+        """From now on, `failed` looks after this too."""
+        self._watched.append((name, ended))
+
+    async def failed(self) -> ServiceError:
+        """Return once one of the services has ended by itself."""
+        watchers = [asyncio.create_task(_ended(name, ended)) for name, ended in self._watched]
+        try:
+            done, _ = await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+
+
+async def _ended(name: str, ended: Ended) -> ServiceError:
+    while True:
+        if how := await ended():
+            return ServiceError(f"{name} ended during the run: {how}")
+        await asyncio.sleep(WATCH_S)
+
+
+async def _stop_actor(actor: Any) -> None:
+    with contextlib.suppress(RayError, TimeoutError):
+        async with asyncio.timeout(STOP_S):
+            await actor.stop.remote()
+    ray.kill(actor)
