@@ -5,7 +5,6 @@ from which a grant for the one session is derived here: no other key of it is se
 """
 
 import functools
-import json
 import logging
 import math
 import os
@@ -15,6 +14,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
+
+import msgspec
 
 from nexrl.errors import AccessError, ConfigError, NexrlError, ServiceError
 from nexrl.keys import ADMIN_KEY_VARIABLE, reward_grant
@@ -96,7 +97,10 @@ def _body(
         raise ConfigError(f"reward {name!r} is {value!r}: give a finite number")
     said = {"call": call, "by": by, "explanation": explanation, "at_ns": at_ns}
     optional = {field: item for field, item in said.items() if item}
-    return json.dumps({"name": name, "value": number, "id": given or secrets.token_hex(16), **optional}).encode()
+    try:
+        return msgspec.json.encode({"name": name, "value": number, "id": given or secrets.token_hex(16), **optional})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"reward {name!r}: {error}") from error
 
 
 def _key_for(session: str, environment: Mapping[str, str] = os.environ) -> str:

@@ -2,12 +2,14 @@
 
 Patched when `instrument` is called, never by an import: httpx, httpx2, requests and aiohttp, and through them the
 OpenAI and Anthropic clients and most frameworks. Headers are added to requests that go to the proxy's address, unless
-the request has them; nothing else about a request changes, and no other request is touched.
+the request has them: the session's, and where the program has OpenTelemetry the current span, so that what it says of
+its tools is in the same trace. Nothing else about a request changes, and no other request is touched.
 """
 
 import functools
 import logging
 import os
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from importlib import import_module
 from importlib.util import find_spec
@@ -81,9 +83,21 @@ def uninstrument() -> None:
 def attribution_for(url: str) -> dict[str, str]:
     """Return the headers that a request to this URL is to have: none unless it goes to the proxy."""
     try:
-        return current_session().headers if origin_of(url) in _origins else {}
+        return {**current_session().headers, **_trace()} if origin_of(url) in _origins else {}
     except ValueError:  # an address that only its client can judge
         return {}
+
+
+def _trace() -> dict[str, str]:
+    """Return OpenTelemetry's current span, if there is one, as https://www.w3.org/TR/trace-context/ has it."""
+    # Not imported: a program that has not done so has no span.
+    opentelemetry = sys.modules.get("opentelemetry.trace")
+    if opentelemetry is None:
+        return {}
+    span = opentelemetry.get_current_span().get_span_context()
+    if not span.is_valid:
+        return {}
+    return {"traceparent": f"00-{span.trace_id:032x}-{span.span_id:016x}-{int(span.trace_flags):02x}"}
 
 
 def origin_of(url: str) -> Origin:

@@ -108,6 +108,7 @@ async def test_a_refusal_raises_where_the_reward_is_required(ingest, status, kin
         ({"url": "ftp://h"}, ConfigError, "no address of ingest"),
         ({"value": math.nan}, ConfigError, "'thumb' is nan"),
         ({"value": "good"}, ConfigError, "'thumb' is 'good'"),
+        ({"explanation": "\ud800"}, ConfigError, "surrogates not allowed"),
         ({"url": "http://h:99999"}, ServiceError, "99999"),
         ({}, ServiceError, "refused"),
     ],

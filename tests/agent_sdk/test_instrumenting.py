@@ -10,6 +10,7 @@ import httpx2
 import openai
 import pytest
 import requests
+from opentelemetry.sdk.trace import TracerProvider
 
 import nexrl
 from nexrl.errors import ConfigError
@@ -94,6 +95,19 @@ async def test_a_client_says_whose_calls_it_makes_and_nothing_else_changes(model
     assert inside.headers == plain.headers | said
     assert own.headers == plain.headers | said | {"x-nexrl-agent": "own"}
     assert inside.body == plain.body
+
+
+@pytest.mark.parametrize("post", [by_httpx, by_requests, by_aiohttp])
+async def test_calls_are_in_the_trace_of_the_span_that_made_them(model, post):
+    nexrl.instrument(model.url)
+    url = f"{model.url}/v1/chat/completions"
+    with TracerProvider().get_tracer("agent").start_as_current_span("plan") as span:
+        await post(url, {})
+        await post(url, {"traceparent": "own"})
+    await post(url, {})
+    context = span.get_span_context()
+    sent = [asked.headers.get("traceparent") for asked in model.requests]
+    assert sent == [f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}", "own", None]
 
 
 async def test_the_anthropic_client_says_whose_calls_it_makes(model):

@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 ROOMS = ("agent_sdk", "proxy", "ingest", "trainer")
-HEAVY = {"torch", "ray", "aiohttp", "transformers", "numpy", "google.protobuf", "typer"}
+HEAVY = {"torch", "ray", "aiohttp", "transformers", "numpy", "google.protobuf", "typer", "asyncio", "ssl"}
 
 
 def lint_imports(root):
