@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = ["nexrl", "nexrl_trainer.recipe"]
-FOREIGN = re.compile(r"\.\./shared|/work/|\bfarm-|\.library\b", re.IGNORECASE)
+FOREIGN = re.compile(r"\.\./shared|/work/|\bfarm-|(?<!\w)\.library\b", re.IGNORECASE)
 
 
 def tracked():
