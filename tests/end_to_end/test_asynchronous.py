@@ -40,6 +40,7 @@ def test_no_trained_token_is_older_than_allowed_and_rollouts_do_run_ahead(model,
     assert named - {"kl_reference"} <= steps[-1].keys()
 
 
+@pytest.mark.soak
 def test_after_kill_9_nothing_is_trained_twice_and_the_lost_weights_keep_their_names(model, tmp_path):
     folder = tmp_path / "run"
     process = start(PLAIN, folder, "steps=5", *ASYNCHRONOUS, model=model)

@@ -1,5 +1,6 @@
 """The main job with its real processes: what is captured is exact, what goes wrong is told, what is stopped goes on."""
 
+import contextlib
 import json
 import os
 import signal
@@ -48,7 +49,9 @@ def recorded(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded")
     argv = [sys.executable, "-m", "nexrl_trainer.engines.embedded", "--model", str(model), "--port", "0"]
     process = ServiceProcess("engine", [*argv, "--max-length", "512"], str(folder / "engine.log"), {})
-    with RecordingEngine(process.url()) as engine:
+    with contextlib.ExitStack() as stack:
+        stack.callback(process.stop)
+        engine = stack.enter_context(RecordingEngine(process.url()))
         code, output = train(
             QUICKSTART,
             folder / "run",
@@ -59,7 +62,6 @@ def recorded(model, tmp_path_factory):
             "rollouts={groups_per_step: 2, group_size: 4}",
             "tasks.heldout=null",
         )
-    process.stop()
     assert code == 0, output
     return folder / "run", engine.generated
 
@@ -129,6 +131,7 @@ def test_a_failed_rollout_is_data_and_the_run_goes_on(model, tmp_path):
     assert "Traceback" not in output
 
 
+@pytest.mark.soak
 def test_a_run_that_gets_no_better_stops_early_and_says_which_step_was_best(model, tmp_path):
     # Every rollout succeeds, before and after: no step is better than the model as it was.
     settings = ["tasks.heldout=fine.jsonl", "evaluation={every: 1, patience: 1, success_at: 0}", "steps=5"]
@@ -151,6 +154,7 @@ def test_a_reference_policy_stays_where_it_was_while_the_policy_moves_away_from_
     assert second["kl_reference"] > 1e-3
 
 
+@pytest.mark.soak
 def test_when_every_rollout_fails_the_run_stops_and_says_why(model, tmp_path):
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text('{"trouble": "crash"}\n')

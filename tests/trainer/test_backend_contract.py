@@ -103,6 +103,7 @@ def test_deepspeed_on_two_ranks_trains_as_torch_does(folder, measure, tmp_path, 
     assert_alike(asyncio.run(course(folder, STAGES[stage], tmp_path)), measure[1])
 
 
+@pytest.mark.soak
 def test_fsdp_on_two_ranks_trains_as_torch_does(folder, measure, tmp_path):
     assert_alike(asyncio.run(course(folder, FSDP, tmp_path)), measure[1])
 

@@ -1,5 +1,6 @@
 """An engine in a Ray actor: a real one, published to, killed, and back where it was."""
 
+import asyncio
 import os
 import shutil
 
@@ -19,7 +20,7 @@ from nexrl_trainer.recipe.tree import Train
 from nexrl_trainer.rollouts.proxy import ProxyClient
 from nexrl_trainer.services.engines import PlacedEngine, start_all
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 
 @pytest.fixture(scope="module")
@@ -81,5 +82,8 @@ async def test_a_killed_engine_is_back_at_its_address_with_the_newest_weights(cl
         assert said == ["engine ended (exit code -9): started again with weights 4, restart 1 of 3"]
         assert journal == ["proxy hold 0", "proxy release"]
         ray.kill(engine.actor)
-        assert "engine: its Ray actor died" in str(await fleet.failed())
+        async with asyncio.timeout(60):  # Ray takes its time to notice
+            while (how := await fleet.failed()) is None:  # noqa: ASYNC110 - nothing tells us but this
+                await asyncio.sleep(0.1)
+        assert "engine: its Ray actor died" in how
     await proxy.close()
