@@ -55,6 +55,7 @@ def measured(folder: Path) -> dict[str, float]:
         "sequence_tokens": mean("sequence_tokens_mean", *last),
         "gap_max": max(line["gap_max"] for line in steps.values()),
         "drift": float(summary["drift"]),
+        "trained_tokens": float(summary["trained_tokens"]),
     }
 
 
