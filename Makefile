@@ -26,7 +26,7 @@ test: $(DEEPSPEED)  ## all tests: fast ones first, then those that start whole s
 	$(BIN)/pytest -m "slow and not soak" -n 2 --dist loadgroup --durations 25
 
 test-soak: $(DEEPSPEED)  ## kill -9 and database crashes, again and again; every DeepSpeed stage (ten minutes)
-	$(BIN)/pytest -m soak tests/end_to_end tests/trainer tests/soak --timeout 1800
+	$(BIN)/pytest -m soak tests/proxy tests/end_to_end tests/trainer tests/soak --timeout 1800
 
 test-parity: $(READY)  ## losses and gradients against TRL's, installed on first use
 	$(BIN)/pytest tests/parity --timeout 1800

@@ -110,7 +110,7 @@ async def test_a_client_that_loses_patience_gets_the_answer_at_its_next_try_and_
     assert (await deployment.stats())["folded"] - folded >= len(said)
 
 
-@pytest.mark.parametrize("silence_s", [0.6, pytest.param(31.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("silence_s", [0.6, pytest.param(31.0, marks=[pytest.mark.slow, pytest.mark.soak])])
 async def test_a_silent_engine_is_waited_for(deployment, silence_s):
     deployment.says(first_s=silence_s, step_s=0.1, count=3)
     mark, attempt = deployment.mark(), new_attempt()
