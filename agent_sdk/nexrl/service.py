@@ -6,6 +6,7 @@ with `exit_with_parent`, when its standard input closes: then no crash of the pa
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import signal
 import sys
@@ -14,6 +15,7 @@ from importlib.util import find_spec
 
 YOUNG, MIDDLE, OLD = 10_000, 10, 100
 """When each generation is collected: net allocations, and collections of the one before."""
+_PR_SET_PDEATHSIG = 1
 
 
 def run_loop(main: Coroutine[None, None, None]) -> None:
@@ -59,6 +61,12 @@ def _collect_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, MIDDLE, OLD)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent is gone, however that went: prctl(2). Linux alone has it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 async def _end_of_input(stopped: asyncio.Event) -> None:

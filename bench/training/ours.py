@@ -8,7 +8,7 @@ from nexrl_trainer.algorithms.objective import Clip, Objective
 from nexrl_trainer.batches.datums import Datum
 from nexrl_trainer.policy.service import Optimizer
 from nexrl_trainer.policy.torch_backend import TorchBackend
-from nexrl_trainer.recipe.tree import Train
+from nexrl_trainer.recipe.train import Train
 from training.rounds import serve
 from training.workload import (
     CLIP_HIGH,

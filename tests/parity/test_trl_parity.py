@@ -23,7 +23,7 @@ from nexrl.records import Float32s, Int32s
 from nexrl_trainer.batches.datums import Datum, weighed
 from nexrl_trainer.policy.torch_backend import TorchBackend
 from nexrl_trainer.recipe.algorithm import Algorithm
-from nexrl_trainer.recipe.tree import Train
+from nexrl_trainer.recipe.train import Train
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-5

@@ -14,7 +14,7 @@ from nexrl.errors import ServiceError
 from nexrl_trainer.algorithms.objective import Objective
 from nexrl_trainer.policy import placed
 from nexrl_trainer.policy.placed import PlacedTrainService
-from nexrl_trainer.recipe.tree import Train
+from nexrl_trainer.recipe.train import Train
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("backends")]
 

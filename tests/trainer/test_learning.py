@@ -15,7 +15,7 @@ from nexrl_trainer.loop import learn
 from nexrl_trainer.policy.torch_backend import TorchBackend
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.recipe.algorithm import Algorithm
-from nexrl_trainer.recipe.tree import Train
+from nexrl_trainer.recipe.train import Train
 
 
 class InProcess:

@@ -6,7 +6,7 @@ from nexrl.errors import ConfigError
 from nexrl_trainer.algorithms.objective import Objective
 from nexrl_trainer.policy.service import Optimizer
 from nexrl_trainer.policy.torch_backend import TorchBackend
-from nexrl_trainer.recipe.tree import Lora, Train
+from nexrl_trainer.recipe.train import Lora, Train
 
 OPTIMIZER = Optimizer(learning_rate=1e-2, betas=(0.9, 0.999), weight_decay=0.0, grad_clip=1.0)
 

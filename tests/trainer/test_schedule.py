@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from nexrl_trainer.policy.schedule import learning_rate
-from nexrl_trainer.recipe.tree import Train
+from nexrl_trainer.recipe.train import Train
 
 LORA = {"rank": 4, "alpha": 8, "targets": ["q_proj"]}
 

@@ -11,7 +11,7 @@ from nexrl.records import Float32s, Int32s
 from nexrl_trainer.algorithms.objective import Objective
 from nexrl_trainer.policy.network import packing
 from nexrl_trainer.policy.torch_backend import TorchBackend
-from nexrl_trainer.recipe.tree import Train
+from nexrl_trainer.recipe.train import Train
 
 OBJECTIVE = Objective(entropy=0.01)
 

@@ -9,14 +9,9 @@ from collections.abc import Generator
 import ray
 
 from nexrl.errors import ServiceError
+from nexrl_trainer.engines.sglang.flags import parallel
 from nexrl_trainer.recipe import Recipe
 
-PARALLEL = {
-    "tp-size": "tensor-parallel-size",
-    "pp-size": "pipeline-parallel-size",
-    "dp-size": "data-parallel-size",
-}
-"""SGLang's flags that multiply the GPUs of a server, and their other names."""
 SMALLEST_CPUS = 4
 """What a private cluster claims to have at least: its few processes share cores gladly on a small laptop."""
 
@@ -66,13 +61,12 @@ def engine_gpus(recipe: Recipe) -> float:
 
     Raises ServiceError where SGLang's flags ask for more than there are.
     """
-    share, flags = gpu_share(recipe), recipe.engine.flags
-    given = {name: flags.get(name, flags.get(other, 1)) for name, other in PARALLEL.items()}
-    wanted = math.prod(int(str(value)) for value in given.values())
+    share, ways = gpu_share(recipe), parallel(recipe.engine.flags)
+    wanted = math.prod(ways.values())
     if not share or wanted == gpus() == 1:
         return share
     if wanted * recipe.engine.started > gpus():
-        named = ", ".join(f"{name}={value}" for name, value in given.items())
+        named = ", ".join(f"{name}={value}" for name, value in ways.items())
         raise ServiceError(
             f"engine.replicas={recipe.engine.started} with {named} take {wanted * recipe.engine.started} GPUs, the Ray "
             f"cluster has {gpus():g}: lower them, or add nodes"

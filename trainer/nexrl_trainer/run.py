@@ -89,23 +89,7 @@ async def _run(
             # Also where the engines began with a checkpoint: it goes with time, and one may have to begin once more.
             await publisher.publish(policy, state.version)
         ingest = IngestClient(ingest_url, key, http)
-        judge = Judge(
-            rewards=given.rewards,
-            rule=recipe.rewards,
-            ingest=ingest,
-            folder=directory.path / "judging",
-            log=directory.logs / "rewards.log",
-        )
-        attempts = Attempts(
-            agent=recipe.agent,
-            folder=recipe.resolve("."),
-            model_name=recipe.name,
-            judge=await stack.enter_async_context(judge),
-            ingest=ingest,
-            proxy=proxy,
-            admin_key=key,
-            on_outcome=progress.rollout,
-        )
+        attempts = await _attempts(stack, recipe, given, directory, ingest, proxy, progress)
         feed = Feed(
             recipe.rollouts,
             plan=lambda number: planned(recipe, given.tasks, number),
@@ -133,6 +117,35 @@ async def _run(
         )
         return await _unless(services.failed(), train(world, state, began))
     raise AssertionError("the exit stack suppresses nothing")
+
+
+async def _attempts(
+    stack: contextlib.AsyncExitStack,
+    recipe: Recipe,
+    given: Given,
+    directory: RunDirectory,
+    ingest: IngestClient,
+    proxy: ProxyClient,
+    progress: Progress,
+) -> Attempts:
+    """Return what runs and judges the agents; its processes end with the stack."""
+    judge = Judge(
+        rewards=given.rewards,
+        rule=recipe.rewards,
+        ingest=ingest,
+        folder=directory.path / "judging",
+        log=directory.logs / "rewards.log",
+    )
+    return Attempts(
+        agent=recipe.agent,
+        folder=recipe.resolve("."),
+        model_name=recipe.name,
+        judge=await stack.enter_async_context(judge),
+        ingest=ingest,
+        proxy=proxy,
+        admin_key=admin_key(directory.ingest),
+        on_outcome=progress.rollout,
+    )
 
 
 def planned(recipe: Recipe, tasks: Sequence[Task], number: int) -> Group:

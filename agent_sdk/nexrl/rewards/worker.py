@@ -4,9 +4,7 @@ It ends when its owner does. Whatever else ends it, or holds it up, is noticed b
 """
 
 import asyncio
-import ctypes
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -16,8 +14,7 @@ from nexrl.records import decode
 from nexrl.rewards.frames import HEAD, STARTED, Reply, Request, framed
 from nexrl.rewards.function import RewardFunction
 from nexrl.rewards.loading import load_rewards
-
-_PR_SET_PDEATHSIG = 1
+from nexrl.service import die_with_parent
 
 
 class Worker:
@@ -68,10 +65,9 @@ class Worker:
 
 def die_with(parent: int) -> None:
     """End with the process `parent`, also in the midst of a function that never returns. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            sys.exit(1)
+    die_with_parent()
+    if sys.platform == "linux" and os.getppid() != parent:  # it was gone before that
+        sys.exit(1)
 
 
 def main() -> None:

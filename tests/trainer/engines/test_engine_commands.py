@@ -10,7 +10,8 @@ from nexrl.errors import ServiceError
 from nexrl_trainer import cluster
 from nexrl_trainer.engines.fleet import Weights
 from nexrl_trainer.recipe.engine import Engine
-from nexrl_trainer.recipe.tree import Agent, Model, Recipe, Tasks, Train
+from nexrl_trainer.recipe.train import Train
+from nexrl_trainer.recipe.tree import Agent, Model, Recipe, Tasks
 from nexrl_trainer.services import commands
 
 WEIGHTS = Weights(Path("/run/weights/v000007"), 7)

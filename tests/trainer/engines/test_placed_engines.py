@@ -16,7 +16,7 @@ from nexrl_trainer.engines.door import Door
 from nexrl_trainer.engines.fleet import Fleet, Weights
 from nexrl_trainer.engines.publisher import Publisher
 from nexrl_trainer.recipe.engine import Engine
-from nexrl_trainer.recipe.tree import Train
+from nexrl_trainer.recipe.train import Train
 from nexrl_trainer.rollouts.proxy import ProxyClient
 from nexrl_trainer.services.engines import PlacedEngine, start_all
 

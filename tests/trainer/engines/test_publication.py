@@ -25,7 +25,8 @@ from nexrl_trainer.engines.publication import weights_folder
 from nexrl_trainer.engines.publisher import Publisher
 from nexrl_trainer.policy.service import Optimizer
 from nexrl_trainer.policy.torch_backend import TorchBackend
-from nexrl_trainer.recipe.tree import Agent, Engine, Model, Recipe, Tasks, Train
+from nexrl_trainer.recipe.train import Train
+from nexrl_trainer.recipe.tree import Agent, Engine, Model, Recipe, Tasks
 
 DISK = Recipe(
     name="r",

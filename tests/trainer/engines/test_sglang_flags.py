@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from nexrl.errors import ConfigError
-from nexrl_trainer.engines.sglang.flags import arguments, installed, known, refuse_unknown
+from nexrl_trainer.engines.sglang.flags import arguments, installed, known, parallel, refuse_unknown
 
 HELP = """usage: sglang serve [-h] --model-path MODEL_PATH
                     [--mem-fraction-static MEM_FRACTION_STATIC]
@@ -74,3 +74,9 @@ def test_an_environment_without_a_working_sglang_is_named_with_what_it_said(tmp_
         installed(sys.executable, environment)
     with pytest.raises(ConfigError, match=r"engine\.python=/nowhere/python: .*name the Python"):
         installed("/nowhere/python", {})
+
+
+def test_what_splits_a_server_over_gpus_is_read_under_either_name_and_has_to_be_a_number():
+    assert parallel({"tensor-parallel-size": 2, "dp-size": "3"}) == {"tp-size": 2, "pp-size": 1, "dp-size": 3}
+    with pytest.raises(ConfigError, match=r"engine\.flags\.tp-size=two: give a whole number"):
+        parallel({"tp-size": "two"})

@@ -60,9 +60,16 @@ def family(started):
     return psutil.Process(started._process.pid).children(recursive=True)
 
 
+def lives(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def gone(processes):
     deadline = time.monotonic() + 10
-    while living := [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]:
+    while living := [one for one in processes if lives(one)]:
         assert time.monotonic() < deadline, living
         time.sleep(0.02)
 
@@ -81,10 +88,10 @@ def test_it_is_ready_once_the_server_is_healthy_and_stops_with_all_it_started(st
 def test_a_server_that_dies_ends_the_service_with_its_code_and_what_it_had_started(start):
     started = start(*FLAGS)
     started.url()
+    service = psutil.Process(started._process.pid)
     server, child = family(started)
     server.send_signal(signal.SIGKILL)
-    gone([server, child])
-    gone([psutil.Process(started._process.pid)])
+    gone([server, child, service])
     assert not started.ended().startswith("exit code 0")
 
 

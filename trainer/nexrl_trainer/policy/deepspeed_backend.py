@@ -3,7 +3,6 @@
 ZeRO: arXiv 1910.02054. What it has in common with other backends of several ranks is `ranked.py`'s.
 """
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nexrl_trainer.policy import adamw
 from nexrl_trainer.policy.checkpoint import read_state
 from nexrl_trainer.policy.network import language_model
 from nexrl_trainer.policy.passes import Passes
 from nexrl_trainer.policy.ranked import Rank, RankedBackend
 from nexrl_trainer.policy.service import Optimizer, Step
-from nexrl_trainer.recipe.tree import Train
+from nexrl_trainer.recipe.train import Train
 
 
 class DeepSpeedBackend(RankedBackend):
@@ -38,17 +38,11 @@ class DeepSpeedBackend(RankedBackend):
         self.passes = Passes(self.engine, self.device, None)
 
     def optim_step(self, optimizer: Optimizer) -> Step:
-        for group in self.optimizer.param_groups:
-            group["lr"] = optimizer.learning_rate
-            group["betas"] = optimizer.betas
-            group["weight_decay"] = optimizer.weight_decay
+        adamw.configure(self.optimizer.param_groups, optimizer)
         self.optimizer.clip_grad = optimizer.grad_clip
         self.engine.step()
         # DeepSpeed itself skips a step whose gradient is no number.
-        norm = float(self.engine.get_global_grad_norm())
-        if not math.isfinite(norm):
-            raise FloatingPointError(f"gradient norm is {norm}; the weights were left as they are")
-        return Step(grad_norm=norm)
+        return Step(grad_norm=adamw.checked(float(self.engine.get_global_grad_norm())))
 
     def load(self, folder: Path) -> None:
         from nexrl_trainer.policy.shards import put_state, put_weights

@@ -15,12 +15,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from nexrl_trainer.policy import adamw
 from nexrl_trainer.policy.checkpoint import read_state
 from nexrl_trainer.policy.network import language_model
 from nexrl_trainer.policy.passes import Passes
 from nexrl_trainer.policy.ranked import Rank, RankedBackend
 from nexrl_trainer.policy.service import Optimizer, Step
-from nexrl_trainer.recipe.tree import Train
+from nexrl_trainer.recipe.train import Train
 
 
 class FsdpBackend(RankedBackend):
@@ -43,17 +44,7 @@ class FsdpBackend(RankedBackend):
         self.passes = Passes(self.model, self.device, None)
 
     def optim_step(self, optimizer: Optimizer) -> Step:
-        for group in self.optimizer.param_groups:
-            group["lr"] = optimizer.learning_rate
-            group["betas"] = optimizer.betas
-            group["weight_decay"] = optimizer.weight_decay
-        norm = _whole(nn.utils.clip_grad_norm_(self.trained.values(), optimizer.grad_clip)).item()
-        if not torch.isfinite(torch.tensor(norm)):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise FloatingPointError(f"gradient norm is {norm}; the weights were left as they are")
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return Step(grad_norm=norm)
+        return adamw.step(self.optimizer, self.trained.values(), optimizer)
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:

@@ -21,7 +21,7 @@ from nexrl.records import Float32s, decode, encode
 from nexrl_trainer.algorithms.objective import Objective
 from nexrl_trainer.batches.datums import Datum
 from nexrl_trainer.policy.service import Capabilities, Optimizer, Step, Sums
-from nexrl_trainer.recipe.tree import Train
+from nexrl_trainer.recipe.train import Train
 
 PLACEMENT_S = 120.0
 """A cluster that grows by itself may add nodes in this time."""

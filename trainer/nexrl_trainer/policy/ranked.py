@@ -23,7 +23,7 @@ from nexrl_trainer.policy.network.packing import Cost, plan
 from nexrl_trainer.policy.passes import Passes
 from nexrl_trainer.policy.service import Capabilities, Sums, merged
 from nexrl_trainer.policy.torch_backend import device_for
-from nexrl_trainer.recipe.tree import Train
+from nexrl_trainer.recipe.train import Train
 
 T = TypeVar("T")
 

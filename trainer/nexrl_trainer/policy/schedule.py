@@ -2,7 +2,7 @@
 
 import math
 
-from nexrl_trainer.recipe.tree import Train
+from nexrl_trainer.recipe.train import Train
 
 
 def learning_rate(config: Train, step: int, steps: int) -> float:

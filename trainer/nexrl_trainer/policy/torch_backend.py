@@ -12,12 +12,13 @@ from nexrl.errors import ConfigError
 from nexrl.records import Float32s
 from nexrl_trainer.algorithms.objective import Objective
 from nexrl_trainer.batches.datums import Datum
+from nexrl_trainer.policy import adamw
 from nexrl_trainer.policy.checkpoint import on_cpu, random_numbers, read_state, write_state
 from nexrl_trainer.policy.network import language_model, lora
 from nexrl_trainer.policy.network.packing import plan
 from nexrl_trainer.policy.passes import Passes
 from nexrl_trainer.policy.service import Capabilities, Optimizer, Step, Sums
-from nexrl_trainer.recipe.tree import Train
+from nexrl_trainer.recipe.train import Train
 
 
 class TorchBackend:
@@ -52,17 +53,7 @@ class TorchBackend:
         return self.passes.forward_backward(datums, self._plan(datums), objective, torch.Tensor.backward)
 
     def optim_step(self, optimizer: Optimizer) -> Step:
-        for group in self.optimizer.param_groups:
-            group["lr"] = optimizer.learning_rate
-            group["betas"] = optimizer.betas
-            group["weight_decay"] = optimizer.weight_decay
-        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), optimizer.grad_clip)
-        if not torch.isfinite(norm):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise FloatingPointError(f"gradient norm is {norm.item()}; the weights were left as they are")
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return Step(grad_norm=norm.item())
+        return adamw.step(self.optimizer, self.trained.values(), optimizer)
 
     def save(self, folder: Path) -> Callable[[], None]:
         weights, random = on_cpu(self._weights()), random_numbers(self.device)

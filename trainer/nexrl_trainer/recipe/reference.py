@@ -2,8 +2,8 @@
 
     python -m nexrl_trainer.recipe.reference > docs/recipe.md
 
-The text beside each setting is the string that stands below its field in `tree.py`, `algorithm.py`, `engine.py` or
-`trackers.py`; a test keeps the page true.
+The text beside each setting is the string that stands below its field in `tree.py` or in the file of its
+part; a test keeps the page true.
 """
 
 import ast
@@ -14,10 +14,10 @@ from typing import Any, get_args
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from nexrl_trainer.recipe import algorithm, engine, trackers, tree
+from nexrl_trainer.recipe import algorithm, engine, trackers, train, tree
 from nexrl_trainer.recipe.part import Part
 
-MODULES = (tree, algorithm, engine, trackers)
+MODULES = (tree, algorithm, engine, train, trackers)
 HEAD = """# The recipe
 
 Every setting a recipe can have, its default, and what it does. A recipe is YAML; unknown keys and wrong types are

@@ -6,7 +6,6 @@ SGLang neither says on standard output that it serves, nor ends with whoever sta
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -17,13 +16,12 @@ from typing import Annotated, Any
 import aiohttp
 import typer
 
-from nexrl.service import serve_until_stopped
+from nexrl.service import die_with_parent, serve_until_stopped
 from nexrl_trainer.engines.sglang.flags import SERVER
 
 LOOK_EVERY_S = 0.5
 HEALTH_TIMEOUT_S = 30.0
 STOP_S = 10.0
-PR_SET_PDEATHSIG = 1
 
 
 def main(
@@ -52,7 +50,7 @@ async def _serve(command: list[str], host: str, port: int, *, exit_with_parent: 
         stdin=asyncio.subprocess.DEVNULL,
         stdout=sys.stderr,
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,  # SGLang's own children do the same
     )
     ended = asyncio.create_task(child.wait())
     try:
@@ -96,14 +94,6 @@ async def _stop(child: asyncio.subprocess.Process, ended: "asyncio.Task[int]") -
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     await ended
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when its parent is gone, however that went. SGLang's own children do the same.
-
-    See prctl(2). SGLang runs on Linux alone.
-    """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_port(host: str) -> int:

@@ -15,6 +15,12 @@ from nexrl_trainer.recipe.engine import Flag
 SERVER = "sglang.launch_server"
 _OPTIONS = re.compile(r"^ {1,4}-.*$", re.MULTILINE)
 _OPTION = re.compile(r"(?<![\w-])--([a-zA-Z0-9][\w.-]*)")
+_PARALLEL = {
+    "tp-size": "tensor-parallel-size",
+    "pp-size": "pipeline-parallel-size",
+    "dp-size": "data-parallel-size",
+}
+"""What multiplies the GPUs of a server, and the other names of it."""
 LAST_LINES = 8
 ANSWER_S = 600.0
 
@@ -33,6 +39,21 @@ def arguments(flags: Mapping[str, Flag]) -> list[str]:
         elif value is not True:
             words.append(str(value))
     return words
+
+
+def parallel(flags: Mapping[str, Flag]) -> dict[str, int]:
+    """Return in how many ways a server is split over GPUs: their product is how many it takes.
+
+    Raises ConfigError for what is no number. Example: {"tensor-parallel-size": 2} -> tp-size 2, pp-size 1, dp-size 1
+    """
+    return {name: _count(name, flags.get(name, flags.get(other, 1))) for name, other in _PARALLEL.items()}
+
+
+def _count(name: str, value: Flag) -> int:
+    try:
+        return int(str(value))
+    except ValueError as error:
+        raise ConfigError(f"engine.flags.{name}={value}: give a whole number") from error
 
 
 def known(help_text: str) -> frozenset[str]:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nexrl.errors import ConfigError
-from nexrl_trainer.recipe.tree import Lora
+from nexrl_trainer.recipe.train import Lora
 
 ADAPTER = "default"
 # In a folder of its own: transformers would load an adapter that lies beside the merged weights on top of them.
