@@ -30,12 +30,12 @@ def run_loop(main: Coroutine[None, None, None]) -> None:
         runner.run(main)
 
 
-async def serve_until_stopped(host: str, port: int, *, exit_with_parent: bool = False) -> None:
-    """Announce the address, and return once the process is asked to stop."""
-    stopped = asyncio.Event()
+async def serve_until_stopped(host: str, port: int, *, exit_with_parent: bool = False) -> bool:
+    """Announce the address, and return once the process is asked to stop: whether by a signal, not the parent's end."""
+    stopped, signalled = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+        loop.add_signal_handler(number, lambda: (signalled.set(), stopped.set()))
     # Only now: whoever reads this line may ask us to stop at once.
     announce(host, port)
     watcher = asyncio.create_task(_end_of_input(stopped)) if exit_with_parent else None
@@ -44,6 +44,7 @@ async def serve_until_stopped(host: str, port: int, *, exit_with_parent: bool = 
         watcher.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watcher
+    return signalled.is_set()
 
 
 def announce(host: str, port: int) -> None:

@@ -51,7 +51,8 @@ class Reply:
 
     def emit(self, index: int, deltas: list[Delta], tokens: list[TokenText] | None) -> None:
         """Send what one event of the engine brought; never fails, so that sampling goes on and is recorded."""
-        if piece := self._began() + self.answer.delta(index, deltas, tokens):
+        begun = b"" if self._is_open else self._began()
+        if piece := begun + self.answer.delta(index, deltas, tokens):
             self._pieces.append(piece)
 
     async def caught_up(self) -> None:

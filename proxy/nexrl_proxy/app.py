@@ -16,9 +16,10 @@ from nexrl_proxy.answering import RETRY_HEADER, Reply, Retries, Work, delivered,
 from nexrl_proxy.attribution import Caller, caller_of
 from nexrl_proxy.dialects import Ask, Dialect, Opening
 from nexrl_proxy.dialects.table import COUNTERS, DIALECTS, Counts
+from nexrl_proxy.ended import Ended
 from nexrl_proxy.errors import ApiError, broken, too_deep, too_large
 from nexrl_proxy.limits import Limits
-from nexrl_proxy.operating import ACCESS, RECORDER, RETRIES, SAMPLER, Access, add_routes
+from nexrl_proxy.operating import ACCESS, ENDED, RECORDER, RETRIES, SAMPLER, Access, add_routes
 from nexrl_proxy.packing import unpacked
 from nexrl_proxy.planning import Plans
 from nexrl_proxy.recorder import Recorder
@@ -47,7 +48,7 @@ def make_app(
     limits = limits or Limits()
     app = web.Application(client_max_size=limits.body_bytes, middlewares=[errors_as_answers])
     app[PLANNER], app[SAMPLER], app[RECORDER], app[RETRIES] = planner, sampler, recorder, Retries()
-    app[ACCESS], app[LIMITS], app[MODEL] = access, limits, model
+    app[ACCESS], app[LIMITS], app[MODEL], app[ENDED] = access, limits, model, Ended()
     for prefix in PREFIXES:
         for path, dialect in DIALECTS.items():
             app.router.add_post(prefix + path, completions(dialect))
@@ -68,6 +69,7 @@ def completions(dialect: Dialect) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         caller = caller_of_request(request)
         body = await read(request)
+        request.app[ENDED].refuse(caller.session)
         retries = request.app[RETRIES]
         work = retries.take(caller.session, body, request.headers.get(RETRY_HEADER))
         if work is None:

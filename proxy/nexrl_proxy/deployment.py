@@ -12,6 +12,7 @@ from msgspec import Struct
 from nexrl.errors import ConfigError
 from nexrl_proxy.app import make_app
 from nexrl_proxy.conversation import Sessions
+from nexrl_proxy.draining import DRAIN_S
 from nexrl_proxy.engines.kinds import Serving, engines_of
 from nexrl_proxy.engines.pool import Pool
 from nexrl_proxy.limits import BODY_MB, Limits
@@ -46,6 +47,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     body_mb: int = BODY_MB
     per_minute: int | None = None
     workers: int = 1
+    drain_s: float = DRAIN_S
     spool: str = "spool"
     """Its directory in `data`."""
 

@@ -56,6 +56,8 @@ def tell(draw: Draw, deltas: list[Delta], tokens: list[TokenText] | None) -> Non
 def texts_of(completion: Completion, start: int, vocabulary: Vocabulary | None) -> list[TokenText]:
     """Return tokens from `start` on as replies with logprobs show them."""
     assert vocabulary  # an engine that returns text has refused logprobs
+    if len(completion.ids) == start + 1 and not completion.top_logprobs:  # as nearly every event of a stream
+        return [TokenText(vocabulary.shown(completion.ids[start]), logprob) for logprob in completion.logprobs[start:]]
     shown, logprobs = vocabulary.all_shown(completion.ids[start:]), completion.logprobs[start:]
     if not completion.top_logprobs:
         return list(map(TokenText, shown, logprobs))

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from nexrl_proxy.answering import Retries, json_response
 from nexrl_proxy.attribution import require_admin
+from nexrl_proxy.ended import Ended
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.recorder import Recorder
 from nexrl_proxy.sampling import Sampler
@@ -41,6 +42,7 @@ class Access(Struct, frozen=True):
 SAMPLER: web.AppKey[Sampler] = web.AppKey("sampler", Sampler)
 RECORDER: web.AppKey[Recorder] = web.AppKey("recorder", Recorder)
 RETRIES: web.AppKey[Retries] = web.AppKey("retries", Retries)
+ENDED: web.AppKey[Ended] = web.AppKey("ended", Ended)
 ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
 
 
@@ -54,12 +56,15 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def flush(request: web.Request) -> web.StreamResponse:
-    """Wait until every call of an attempt is with ingest, and forget the session."""
+    """Wait until every call of an attempt is with ingest, and forget the session; with `end` its key is spent."""
     require_admin(request.headers, request.app[ACCESS].admin_key)
     attempt = request.match_info["attempt"]
     sampler, recorder = request.app[SAMPLER], request.app[RECORDER]
     timeout_s = _seconds(request, FLUSH_TIMEOUT_S)
     request.app[RETRIES].drop(attempt)
+    if _flag(request, "end"):
+        # Before what runs is waited for: nothing new may begin meanwhile.
+        request.app[ENDED].add(attempt)
     try:
         async with asyncio.timeout(timeout_s):
             await sampler.settled(attempt)
@@ -148,3 +153,10 @@ def _seconds(request: web.Request, default: float, *, name: str = "timeout_s") -
         return min(float(given), LONGEST_TIMEOUT_S) if given else default
     except ValueError as error:
         raise ApiError(f"{name}={given!r}: give seconds as a number", param=name) from error
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    given = request.query.get(name, "false")
+    if given not in {"true", "false"}:
+        raise ApiError(f"{name}={given!r}: give true or false", param=name)
+    return given == "true"

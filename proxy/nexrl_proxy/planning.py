@@ -15,6 +15,7 @@ from nexrl_proxy.attribution import Caller
 from nexrl_proxy.conversation import History, Session, Sessions, history_of, remember, setting_of
 from nexrl_proxy.dialects import Ask, Dialect
 from nexrl_proxy.errors import ApiError, too_long, unsupported
+from nexrl_proxy.grammar import json_or_call
 from nexrl_proxy.ids import new_id
 from nexrl_proxy.messages import normalised
 from nexrl_proxy.parsers.choose import Parsers
@@ -96,8 +97,10 @@ class Planner:
     async def plan(self, ask: Ask, caller: Caller, dialect: Dialect) -> Plan:
         """Return what will be asked of the engine; raises ApiError where the request cannot be answered."""
         params = self._policy.effective(ask.sampling, mode_of(caller.session))
-        self._check(ask, params)
+        self._check(params)
         talk, prompts = await self._prompts(ask, caller)
+        if "json_schema" in params and talk and ask.tools and ask.may_call:
+            params = self._formed(ask, prompts[0], params)
         limit = params.pop("max_new_tokens", None) if ask.max_tokens is None else ask.max_tokens
         return Plan(
             ask=ask,
@@ -190,6 +193,19 @@ class Planner:
             raise unsupported("tool_choice", message)
         return prompt.answered_with(self._renderer.unshield(forced), self._renderer.encode(forced, behind=True))
 
+    def _formed(self, ask: Ask, prompt: Prompt, params: dict[str, Any]) -> dict[str, Any]:
+        """Return the parameters with a grammar that leaves room for tool calls; raises ApiError."""
+        schema, others = params["json_schema"], {name: params[name] for name in params if name != "json_schema"}
+        if ask.must_call is not None:  # there is no text that could follow a schema
+            return others
+        call = self._parsers.begun_call
+        if call is None:
+            message = "response_format beside tools: no grammar is known for this model's tool calls; send one of them"
+            raise unsupported("response_format", message)
+        tags = self._parsers.tags
+        open_thought = tags is not None and tags.open_at(self._renderer.tail(prompt.ids))
+        return others | {"structural_tag": json_or_call(schema, call=call, thought=tags, open_thought=open_thought)}
+
     def _raw(self, ask: Ask, session: Session) -> list[Prompt]:
         size = self._renderer.vocabulary_size
         for prompt in ask.prompts:
@@ -213,10 +229,7 @@ class Planner:
         remember(self._settings, key, setting, most=MOST_TOOLS)
         return setting
 
-    def _check(self, ask: Ask, params: dict[str, Any]) -> None:
-        if "json_schema" in params and ask.tools and ask.may_call:
-            message = "response_format with tools: a grammar would forbid the calls; send one of them"
-            raise unsupported("response_format", message)
+    def _check(self, params: dict[str, Any]) -> None:
         size = self._renderer.vocabulary_size
         for token in params.get("logit_bias") or ():
             if not (token.isascii() and token.isdigit() and int(token) < size):

@@ -48,7 +48,7 @@ class Reader:
         """Take the text a reply was made to begin with."""
         return self._deltas(self._parser.push(forced))
 
-    def push(self, ids: Iterable[int]) -> list[Delta]:
+    def push(self, ids: Sequence[int]) -> list[Delta]:
         """Return the deltas that became certain."""
         return self._deltas(self._parser.push(self._cut.push(self._decoder.push(ids))))
 
@@ -80,10 +80,13 @@ class Reader:
         return [self._delta(event) for event in events]
 
     def _delta(self, event: Event) -> Delta:
-        if isinstance(event, Reasoning):
-            self._reasoning.append(event.text)
+        if isinstance(event, Content):
+            self._content.append(event.text)
             return event
         match event:
+            case Reasoning(text):
+                self._reasoning.append(text)
+                return event
             case ToolCall(name, arguments):
                 called = Called(len(self._calls), f"{self._call_prefix}{new_id()}", name, arguments)
                 self._calls.append(_call(called))
@@ -92,9 +95,6 @@ class Reader:
                 self.malformed_tool_call = True
                 self._content.append(text)
                 return Content(text)
-            case Content(text):
-                self._content.append(text)
-                return event
 
 
 def _call(called: Called) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """`nexrl proxy`: put the proxy together from its flags and serve it until it is told to stop."""
 
+import asyncio
 import contextlib
 import os
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,7 @@ from nexrl.errors import ConfigError, NexrlError
 from nexrl.keys import ENGINE_KEY_VARIABLE, admin_key
 from nexrl.service import run_loop, serve_until_stopped
 from nexrl_proxy.deployment import Settings, app_of, reading_of
+from nexrl_proxy.draining import DRAIN_S, drained
 from nexrl_proxy.engines.kinds import KINDS, Serving
 from nexrl_proxy.leftovers import bring_in, spool_names
 from nexrl_proxy.limits import BODY_MB
@@ -92,6 +95,14 @@ def proxy(
     served_model: Annotated[
         str | None, typer.Option(help="Name listed by /v1/models. [default: the model directory's name]")
     ] = None,
+    drain_s: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that running requests have to end after SIGTERM or SIGINT, while nobody new is let in; "
+            "a second signal ends them at once.",
+            min=0,
+        ),
+    ] = DRAIN_S,
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="Stop when standard input closes.")
     ] = False,
@@ -122,6 +133,7 @@ def proxy(
             body_mb=max_body_mb,
             per_minute=requests_per_minute,
             workers=workers,
+            drain_s=drain_s,
         )
         code = run(settings, at=(host, port), exit_with_parent=exit_with_parent)
     except NexrlError as error:
@@ -144,7 +156,7 @@ def run(settings: Settings, *, at: tuple[str, int], exit_with_parent: bool) -> i
     def make(index: int, http: aiohttp.ClientSession) -> web.Application:
         return app_of(msgspec.structs.replace(settings, spool=names[index]), reading, http)
 
-    return run_workers(settings.workers, make, at=at, exit_with_parent=exit_with_parent)
+    return run_workers(settings.workers, make, at=at, drain_s=settings.drain_s, exit_with_parent=exit_with_parent)
 
 
 async def serve(settings: Settings, reading: Reading | None, *, at: tuple[str, int], exit_with_parent: bool) -> None:
@@ -155,7 +167,16 @@ async def serve(settings: Settings, reading: Reading | None, *, at: tuple[str, i
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         port = await listen(runner, *at)
-        await serve_until_stopped(at[0], port, exit_with_parent=exit_with_parent)
+        if await serve_until_stopped(at[0], port, exit_with_parent=exit_with_parent):
+            await drained(runner, settings.drain_s, _second_signal())
+
+
+def _second_signal() -> asyncio.Event:
+    """Return what is set when the process is asked to stop once more."""
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    return asked
 
 
 def _history(given: str) -> HistoryPolicy:

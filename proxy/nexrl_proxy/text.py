@@ -5,20 +5,21 @@ agree. What the text means is for `parsers`.
 """
 
 import codecs
-from collections.abc import Collection, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Collection, Sequence
+from typing import Protocol, cast
 
 import msgspec
 from msgspec import Struct
 from tokenizers import Tokenizer, decoders
 
 REPLACEMENT = "\ufffd"
+Utf8 = cast("type[codecs.BufferedIncrementalDecoder]", codecs.getincrementaldecoder("utf-8"))
 
 
 class Decoder(Protocol):
     """Turns one completion's ids into text, piece by piece."""
 
-    def push(self, ids: Iterable[int]) -> str:
+    def push(self, ids: Sequence[int]) -> str:
         """Return the text that became certain."""
         ...
 
@@ -68,9 +69,10 @@ class Vocabulary:
             known = self._bytes[token] = self._spell(token)
         return known
 
-    def spelling(self, ids: Iterable[int]) -> bytes:
+    def spelling(self, ids: Sequence[int]) -> bytes:
         """Return the bytes of tokens in a row; only meaningful for byte-level vocabularies."""
-        ids = list(ids)
+        if len(ids) == 1:  # as nearly every event of a stream
+            return self.bytes_of(ids[0])
         try:
             return b"".join(map(self._bytes.__getitem__, ids))
         except KeyError:  # each is spelled once
@@ -108,8 +110,8 @@ class Vocabulary:
 class NothingDecoder:
     """For engines that return text: there are no ids."""
 
-    def push(self, ids: Iterable[int]) -> str:
-        assert not list(ids)
+    def push(self, ids: Sequence[int]) -> str:
+        assert not ids
         return ""
 
     def finish(self) -> str:
@@ -121,10 +123,13 @@ class ByteDecoder:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._utf8 = Utf8("replace")
 
-    def push(self, ids: Iterable[int]) -> str:
-        return self._utf8.decode(self._vocabulary.spelling(ids))
+    def push(self, ids: Sequence[int]) -> str:
+        spelled = self._vocabulary.spelling(ids)
+        if not self._utf8.buffer and spelled.isascii():
+            return spelled.decode("ascii")
+        return self._utf8.decode(spelled)
 
     def finish(self) -> str:
         return self._utf8.decode(b"", final=True)
@@ -139,7 +144,7 @@ class WindowDecoder:
         self._context = 0
         self._read = 0
 
-    def push(self, ids: Iterable[int]) -> str:
+    def push(self, ids: Sequence[int]) -> str:
         return "".join(self._step(token) for token in ids if token not in self._vocabulary.hidden)
 
     def finish(self) -> str:

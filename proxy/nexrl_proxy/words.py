@@ -60,15 +60,33 @@ _KINDS = (
 )
 
 
-class Words:
-    """The dictionary of one tokenizer."""
+class Dictionary(dict[str, bytes]):
+    """Packed ids by word: a text's are joined without looking at each. A word that is missing is learnt."""
 
-    def __init__(self, plain: Tokenizer, cuts: list[re.Pattern[str]]) -> None:
+    def __init__(self, plain: Tokenizer) -> None:
+        super().__init__()
         self._plain = plain
         self._model = plain.model
+
+    def __missing__(self, word: str) -> bytes:
+        if word.isascii():  # a piece as the model gets it: nothing else would be done to it
+            ids = [token.id for token in self._model.tokenize(word.translate(_SPELLED))]
+        else:
+            ids = self._plain.encode(word, add_special_tokens=False).ids
+        packed = pack(Int32s(ids))
+        if len(word) <= LONGEST_WORD:
+            if len(self) >= MOST_WORDS:
+                self.clear()
+            self[word] = packed
+        return packed
+
+
+class Words:
+    """One tokenizer's way of cutting text, and its dictionary."""
+
+    def __init__(self, plain: Tokenizer, cuts: list[re.Pattern[str]]) -> None:
         self._cuts = cuts
-        self._known: dict[str, bytes] = {}
-        """Packed ids: a text's are joined without looking at each."""
+        self._known = Dictionary(plain)
 
     def encode(self, text: str) -> bytes:
         """Return the packed ids of text without control tokens."""
@@ -79,37 +97,19 @@ class Words:
         for start, end in _foreign(text):
             if place < start:
                 found.append(self._ascii(text[place:start]))
-            word, place = text[start:end], end
-            found.append(self._known.get(word) or self._learn(word))
+            found.append(self._known[text[start:end]])
+            place = end
         found.append(self._ascii(text[place:]))
         return b"".join(found)
 
     def _ascii(self, text: str) -> bytes:
-        words = self._words(text)
-        for word in set(words).difference(self._known):
-            self._learn(word)
-        try:
-            return b"".join(map(self._known.__getitem__, words))
-        except KeyError:  # a word too long to be kept, or the dictionary began anew
-            return b"".join([self._known.get(word) or self._learn(word) for word in words])
+        return b"".join(map(self._known.__getitem__, self._words(text)))
 
     def _words(self, text: str) -> list[str]:
         words = self._cuts[0].findall(text)
         for cut in self._cuts[1:]:
             words = [piece for word in words for piece in cut.findall(word)]
         return words
-
-    def _learn(self, word: str) -> bytes:
-        if word.isascii():  # a piece as the model gets it: nothing else would be done to it
-            ids = [token.id for token in self._model.tokenize(word.translate(_SPELLED))]
-        else:
-            ids = self._plain.encode(word, add_special_tokens=False).ids
-        packed = pack(Int32s(ids))
-        if len(word) <= LONGEST_WORD:
-            if len(self._known) >= MOST_WORDS:
-                self._known.clear()
-            self._known[word] = packed
-        return packed
 
 
 def _foreign(text: str) -> Iterator[tuple[int, int]]:

@@ -63,12 +63,35 @@ def qwen3_coder(name: str, arguments: dict[str, Any]) -> str:
     return f"<tool_call>\n<function={name}>\n{pairs}</function>\n</tool_call>"
 
 
+def kimi(name: str, arguments: dict[str, Any]) -> str:
+    return f"<|tool_call_begin|>functions.{name}:0<|tool_call_argument_begin|>{dumps(arguments)}<|tool_call_end|>"
+
+
+def minimax(name: str, arguments: dict[str, Any]) -> str:
+    pairs = "".join(
+        f'<parameter name="{key}">{value if isinstance(value, str) else dumps(value)}</parameter>\n'
+        for key, value in arguments.items()
+    )
+    return f'<minimax:tool_call>\n<invoke name="{name}">\n{pairs}</invoke>\n</minimax:tool_call>'
+
+
+def deepseek_v32(name: str, arguments: dict[str, Any]) -> str:
+    pairs = "\n".join(
+        f'<｜DSML｜parameter name="{key}" string="{"true" if isinstance(value, str) else "false"}">'
+        f"{value if isinstance(value, str) else dumps(value)}</｜DSML｜parameter>"
+        for key, value in arguments.items()
+    )
+    invoked = f'<｜DSML｜invoke name="{name}">\n{pairs}\n</｜DSML｜invoke>'
+    return f"<｜DSML｜function_calls>\n{invoked}\n</｜DSML｜function_calls>"
+
+
 def harmony(name: str, arguments: dict[str, Any]) -> str:
     return f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{dumps(arguments)}<|call|>"
 
 
 JSON_PIECES = ('{"name": "f", "arguments": {"a": 1}}', '{"name"', '"', "\\", "{", "}", "[", "]", "</tool_call>", ";")
 DEEPSEEK = tuple(f"<｜tool▁{name}｜>" for name in ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep"))
+KIMI = tuple(f"<|tool_{name}|>" for name in ("calls_section_begin", "calls_section_end", "call_begin", "call_end"))
 HARMONY = tuple(f"<|{name}|>" for name in ("start", "channel", "message", "constrain", "end", "call", "return"))
 SPELLINGS: dict[str, Spelling] = {
     "hermes": Spelling(
@@ -111,6 +134,31 @@ SPELLINGS: dict[str, Spelling] = {
         call=qwen3_coder,
         broken=("<tool_call>\n<function=f>\n</tool_call>", "<tool_call></tool_call>"),
         markup=("<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=a>", "</parameter>", "<"),
+    ),
+    "kimi": Spelling(
+        call=kimi,
+        broken=("<|tool_call_begin|>functions.f:0<|tool_call_end|>", "<|tool_call_begin|><|tool_call_end|>"),
+        markup=(*KIMI, "<|tool_call_argument_begin|>", "functions.f:0", "{}", *JSON_PIECES),
+    ),
+    "minimax": Spelling(
+        call=minimax,
+        broken=(
+            '<minimax:tool_call>\n<invoke name="f">\n</minimax:tool_call>',
+            "<minimax:tool_call></minimax:tool_call>",
+        ),
+        markup=("<minimax:tool_call>", "</minimax:tool_call>", '<invoke name="f">', "</invoke>",
+                '<parameter name="a">', "</parameter>", "<"),
+    ),
+    "deepseek-v3.2": Spelling(
+        call=deepseek_v32,
+        broken=(
+            '<｜DSML｜function_calls>\n<｜DSML｜invoke name="f">\n</｜DSML｜function_calls>',
+            '<｜DSML｜function_calls><｜DSML｜invoke name=""></｜DSML｜invoke></｜DSML｜function_calls>',
+        ),
+        markup=(
+            *("<｜DSML｜function_calls>", "</｜DSML｜function_calls>", '<｜DSML｜invoke name="f">'),
+            *("</｜DSML｜invoke>", '<｜DSML｜parameter name="a" string="true">', "</｜DSML｜parameter>", "<"),
+        ),
     ),
     "harmony": Spelling(
         call=harmony,

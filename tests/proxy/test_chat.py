@@ -94,7 +94,6 @@ async def test_logprobs_are_those_of_the_sampled_tokens(world):
         ({"messages": HELLO, "frobnicate": 1}, "frobnicate"),
         ({"messages": HELLO, "logit_bias": {"999999": 3}}, "logit_bias"),
         ({"messages": HELLO, "response_format": {"type": "json_schema"}}, "response_format"),
-        ({"messages": HELLO, "response_format": {"type": "json_object"}, "tools": TOOLS}, "response_format"),
         ({"messages": HELLO, "tool_choice": "required"}, "tool_choice"),
         ({"messages": HELLO, "tools": TOOLS, "tool_choice": {"type": "function"}}, "tool_choice"),
         ({"messages": HELLO, "top_logprobs": 21, "logprobs": True}, "top_logprobs"),

@@ -183,7 +183,6 @@ def image(**where):
         ({"container": {"skills": []}}, "container"),
         ({"mcp_servers": [{"url": "https://x"}]}, "mcp_servers"),
         ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "clear_tool_uses_20250919"),
-        ({"output_format": {"type": "json_schema", "schema": {}}, "tools": TOOLS}, "beside tools"),
         ({"output_config": {"task_budget": {"type": "tokens", "total": 9}}}, "task_budget"),
         ({"frobnicate": 1}, "frobnicate"),
     ],

@@ -16,6 +16,14 @@ from nexrl_proxy.parsers.harmony import HarmonyParser
 from nexrl_proxy.parsers.scan import Until, partial
 
 WITH_CALLS = sorted(SPELLINGS.keys() - {"none"})
+FIRST_ARGUMENT = {
+    "glm": "<arg_key>",
+    "qwen3-coder": "<parameter=",
+    "minimax": "<parameter ",
+    "deepseek-v3.2": "<｜DSML｜parameter ",
+}
+IN_TAGS = FIRST_ARGUMENT.keys()
+"""Formats that write each argument between tags of its own, and how the first one begins."""
 ORDINARY = [
     "word",
     " ",
@@ -97,7 +105,7 @@ def message(tool_format: str, text: str) -> str:
     return text if is_bare else f"<|start|>assistant<|channel|>final<|message|>{text}<|end|>"
 
 
-@pytest.mark.parametrize("tool_format", sorted(set(WITH_CALLS) - {"glm", "qwen3-coder"}))
+@pytest.mark.parametrize("tool_format", sorted(set(WITH_CALLS) - IN_TAGS))
 @settings(max_examples=40)
 @given(name=names, key=values, value=values, at=cuts)
 @example(name="look", key="", value="</tool_call>", at=[])
@@ -108,13 +116,13 @@ def test_json_arguments_are_the_models_own_spelling_whatever_is_in_them(tool_for
     assert call == ToolCall(name, spelled)
 
 
-@pytest.mark.parametrize("tool_format", ["glm", "qwen3-coder"])
+@pytest.mark.parametrize("tool_format", sorted(IN_TAGS))
 @settings(max_examples=40)
 @given(value=st.text(max_size=20), depth=st.integers(), at=cuts)
 @example(value="</tool_call>", depth=0, at=[])
 @example(value="\n 12 \n", depth=0, at=[])
 def test_arguments_in_tags_have_the_types_of_the_schema(tool_format, value, depth, at):
-    value = re.sub("</(arg_value|parameter)>", "", value)
+    value = re.sub("</(arg_value|(｜DSML｜)?parameter)>", "", value)
     [call] = read(parser_of(tool_format), SPELLINGS[tool_format].call("look", {"where": value, "depth": depth}), at)
     assert json.loads(call.arguments) == {"where": value, "depth": depth}
 
@@ -151,7 +159,7 @@ def whole_of(tool_format: str) -> str:
 
 def behind_arguments(tool_format: str) -> str:
     whole = whole_of(tool_format)
-    first = {"glm": "<arg_key>", "qwen3-coder": "<parameter="}.get(tool_format, '{"where"')
+    first = FIRST_ARGUMENT.get(tool_format, '{"where"')
     return whole[whole.index(first) :]
 
 
@@ -189,6 +197,43 @@ def test_mistral_reads_arrays_of_several_calls():
     assert read(parser_of("mistral"), "[TOOL_CALLS] is how it begins") == [
         Malformed("[TOOL_CALLS] is"), Content(" how it begins")
     ]  # fmt: skip
+
+
+def test_a_block_of_invocations_holds_several_calls_and_values_may_hold_its_tags():
+    parser = parser_of("minimax")
+    values = ("</invoke></minimax:tool_call>", " there\n")
+    one, two = (f'<invoke name="look">\n<parameter name="where">{value}</parameter>\n</invoke>' for value in values)
+    assert read(parser, f"I look.\n<minimax:tool_call>\n{one}\n{two}\n</minimax:tool_call>") == [
+        Content("I look."),
+        ToolCall("look", '{"where": "</invoke></minimax:tool_call>"}'),
+        ToolCall("look", r'{"where": " there\n"}'),
+    ]
+
+
+def test_dsml_says_itself_what_is_a_string():
+    text = SPELLINGS["deepseek-v3.2"].call("f", {"a": "1", "b": [1, 2]})
+    assert read(parser_of("deepseek-v3.2"), text) == [ToolCall("f", '{"a": "1", "b": [1, 2]}')]
+    no_json = text.replace("[1, 2]", "one")
+    assert read(parser_of("deepseek-v3.2"), no_json) == [Malformed(no_json)]
+
+
+def test_kimis_ids_are_of_the_tool_and_a_number():
+    wrapped = "<|tool_calls_section_begin|>{}<|tool_calls_section_end|>"
+    calls = "".join(f"<|tool_call_begin|> {name} <|tool_call_argument_begin|> {{}} <|tool_call_end|>"
+                    for name in ("functions.a.b:0", "functions.look:12", "look"))  # fmt: skip
+    assert [event.name for event in read(parser_of("kimi"), wrapped.format(calls))] == ["a.b", "look", "look"]
+
+
+@pytest.mark.parametrize(
+    ("template", "chosen"),
+    [
+        ("{{ '<|tool_call_begin|>' + id + '<|tool_call_argument_begin|>' }}", "kimi"),
+        ("{{ '<minimax:tool_call>' }}<invoke name=", "minimax"),
+        ("{{ '<｜DSML｜function_calls>' }}", "deepseek-v3.2"),
+    ],
+)
+def test_a_template_tells_the_format_it_writes(template, chosen):
+    assert Parsers(template=template).tools == chosen
 
 
 @pytest.mark.parametrize("length", [250, 254, 256, 257, 300])

@@ -5,7 +5,10 @@ import contextlib
 import itertools
 import resource
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import aiohttp
 import psutil
@@ -250,3 +253,18 @@ def test_counters_add_up_and_an_engine_is_healthy_where_all_say_so():
         "drift_edited": 3,
     }
     assert [(worker["pid"], worker["held"]) for worker in workers] == [(7, False), (8, True)]
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_a_worker_that_hangs_without_dying_is_killed_and_started_again():
+    script = Path(__file__).with_name("hanging_worker.py")
+    process = subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process:
+        try:
+            first, second = (int(process.stdout.readline().removeprefix("serves ")) for _ in range(2))
+            assert psutil.pid_exists(second)
+            assert not psutil.pid_exists(first)
+        finally:
+            process.stdin.close()
+            process.wait(timeout=20)

@@ -33,7 +33,7 @@ class ChatReply:
             {
                 "index": index,
                 "message": choice.message,
-                "logprobs": logprobs_of(choice.tokens) if choice.tokens is not None else None,
+                "logprobs": Raw(logprobs_of(choice.tokens)) if choice.tokens is not None else None,
                 "finish_reason": finish_reason(choice),
             }
             for index, choice in enumerate(choices)
@@ -42,18 +42,16 @@ class ChatReply:
 
     def first(self) -> bytes:
         """Return the chunks that open the choices."""
-        opened = {"role": "assistant", "content": ""}
+        opened = b'{"role":"assistant","content":""}'
         return b"".join(self._piece(index, opened, None) for index in self._choices)
 
     def delta(self, index: int, deltas: Sequence[Delta], tokens: Sequence[TokenText] | None) -> bytes:
         """Return one chunk for what arrived at once; none where nothing is to be shown."""
         if not deltas and not tokens:
             return b""
-        match deltas:
-            case [Content(text)]:
-                return self._piece(index, {"content": text}, tokens)
-            case _:
-                return self._piece(index, _merged(deltas), tokens)
+        if len(deltas) == 1 and isinstance(deltas[0], Content):  # as nearly always
+            return self._piece(index, b'{"content":%b}' % msgspec.json.encode(deltas[0].text), tokens)
+        return self._piece(index, msgspec.json.encode(_merged(deltas)), tokens)
 
     def last(self, index: int, choice: Choice) -> bytes:
         """Return the chunk that closes a choice."""
@@ -68,14 +66,14 @@ class ChatReply:
         """Close the stream with an error; clients raise it where they read it."""
         return event(error_body(error))
 
-    def _piece(self, index: int, delta: dict[str, Any], tokens: Sequence[TokenText] | None) -> bytes:
+    def _piece(self, index: int, delta: bytes, tokens: Sequence[TokenText] | None) -> bytes:
         """Return a chunk of one choice; all its chunks begin with the same bytes."""
         beginning = self._beginnings.get(index)
         if beginning is None:
             empty = self._chunk([{"index": index, "delta": None}])
             beginning = self._beginnings[index] = empty[: empty.rindex(b"null")]
-        logprobs = bytes(logprobs_of(tokens)) if tokens else b"null"
-        return b'%b%b,"logprobs":%b,"finish_reason":null}]}\n\n' % (beginning, msgspec.json.encode(delta), logprobs)
+        logprobs = logprobs_of(tokens) if tokens else b"null"
+        return b'%b%b,"logprobs":%b,"finish_reason":null}]}\n\n' % (beginning, delta, logprobs)
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return event({**self._head, "object": "chat.completion.chunk", "choices": choices, **more})
@@ -124,6 +122,6 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     }
 
 
-def logprobs_of(tokens: Sequence[TokenText]) -> Raw:
-    """Return tokens as OpenAI shows their logprobs."""
-    return Raw(b'{"content":%b,"refusal":null}' % bytes(listed(tokens)))
+def logprobs_of(tokens: Sequence[TokenText]) -> bytes:
+    """Return tokens as OpenAI shows their logprobs, in JSON."""
+    return b'{"content":%b,"refusal":null}' % listed(tokens)

@@ -133,7 +133,7 @@ def decode(body: bytes) -> Ask:
         "top_p": request.top_p,
         "top_k": request.top_k or None,
         "stop": stops or None,
-        "json_schema": _schema(request, with_tools=bool(asked.tools) and asked.may_call),
+        "json_schema": _schema(request),
     }
     return msgspec.structs.replace(
         asked,
@@ -180,18 +180,10 @@ def _prompt(request: CountRequest) -> MessagesAsk:
     )
 
 
-def _schema(request: MessagesRequest, *, with_tools: bool) -> str | None:
+def _schema(request: MessagesRequest) -> str | None:
     """Return the JSON schema that the reply has to follow, as JSON."""
     asked = request.output_format or (request.output_config.format if request.output_config else None)
-    if asked is None:
-        return None
-    if with_tools:
-        param = "output_format" if request.output_format else "output_config"
-        message = (
-            f"{param}: a JSON schema is not supported beside tools, for it would bind their calls too: leave it out"
-        )
-        raise unsupported(param, message)
-    return msgspec.json.encode(asked.schema).decode()
+    return msgspec.json.encode(asked.schema).decode() if asked else None
 
 
 def _refuse_unsupported(request: MessagesRequest) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from nexrl_proxy.engines import Completion, Hearer, Work
 from nexrl_proxy.engines.asking import answers, bodies, ended, quiet, told
 from nexrl_proxy.engines.failures import MULTIPLE_CHOICES, OK, event_failure, failure
-from nexrl_proxy.engines.generated import Generated, Growth, decode
+from nexrl_proxy.engines.generated import Generated, Growth, Short, decode
 from nexrl_proxy.engines.http import Upstream
 from nexrl_proxy.errors import ApiError
 
@@ -70,7 +70,7 @@ class SglangEngine:
     async def close(self) -> None:
         await self._upstream.close()
 
-    def _decoded(self, data: bytes, completion: Completion) -> Generated:
+    def _decoded(self, data: bytes, completion: Completion) -> Generated | Short:
         generated = decode(data)
         if generated.error is not None:
             raise event_failure(self.url, data, began=bool(completion.ids))

@@ -29,7 +29,7 @@ NEUTRAL: dict[str, Any] = {
 }
 NAMES = {"max_new_tokens": "max_tokens", "sampling_seed": "seed", "min_new_tokens": "min_tokens"}
 SAME = (*NEUTRAL, "stop", "stop_token_ids", "logit_bias", "ignore_eos")
-GRAMMARS = {"json_schema": "json", "regex": "regex"}
+GRAMMARS = {"json_schema": "json", "regex": "regex", "structural_tag": "structural_tag"}
 _RESTRICT = ("top_p", "top_k", "min_p")
 _CHANGE = ("frequency_penalty", "presence_penalty", "repetition_penalty")
 TOKEN = "token_id:"

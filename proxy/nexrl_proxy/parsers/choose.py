@@ -15,6 +15,8 @@ from nexrl_proxy.parsers import (
     glm,
     harmony,
     hermes,
+    invoke,
+    kimi,
     llama3,
     mistral,
     plain,
@@ -25,6 +27,9 @@ from nexrl_proxy.parsers import (
 # The first whose evidence a template holds is chosen: a format that is another's special case stands before it.
 _FORMATS: tuple[ToolFormat, ...] = (
     harmony.FORMAT,
+    invoke.DEEPSEEK,
+    invoke.MINIMAX,
+    kimi.FORMAT,
     deepseek.V3,
     deepseek.V31,
     mistral.NAMED,
@@ -58,7 +63,8 @@ class Parsers:
                 "use harmony, or auto, for both"
             )
         self._format = TOOL_FORMATS[self.tools]
-        self._tags = REASONING_TAGS.get(self.reasoning)
+        self.tags = REASONING_TAGS.get(self.reasoning)
+        """What stands around reasoning, where the answer's own markup does not part them."""
 
     def parser(self, *, with_tools: bool, prompt_end: str, tools: Tools = None) -> Parser:
         """Return a fresh parser.
@@ -69,9 +75,9 @@ class Parsers:
         if self.tools == harmony.NAME:
             return harmony.parser(with_tools=with_tools, prompt_end=prompt_end)
         answer = (self._format if with_tools else plain.FORMAT).parser(tools)
-        if self._tags is None:
+        if self.tags is None:
             return answer
-        return think.ThinkParser(answer, inside=self._tags.open_at(prompt_end), tags=self._tags)
+        return think.ThinkParser(answer, inside=self.tags.open_at(prompt_end), tags=self.tags)
 
     def forced(self, name: str | None, *, prompt_end: str = "") -> str | None:
         """Return the text a turn begins with when it must call a tool: the tool `name`, or any.
@@ -81,14 +87,19 @@ class Parsers:
         closed first. None where the format cannot begin a call.
         """
         begun = self._format.forced(name)
-        if begun is not None and self._tags and self._tags.open_at(prompt_end):
-            return f"{self._tags.closing}\n\n{begun}"
+        if begun is not None and self.tags and self.tags.open_at(prompt_end):
+            return f"{self.tags.closing}\n\n{begun}"
         return begun
+
+    @property
+    def begun_call(self) -> str | None:
+        """The text with which a reply begins that calls some tool; None where other text always stands before it."""
+        return None if self.tools == harmony.NAME else self._format.forced(None)
 
     @property
     def markers(self) -> frozenset[str]:
         """Tokens that are text to the parser even where the tokenizer calls them special."""
-        return self._format.markers | (self._tags.markers if self._tags else frozenset())
+        return self._format.markers | (self.tags.markers if self.tags else frozenset())
 
     @property
     def endings(self) -> frozenset[str]:

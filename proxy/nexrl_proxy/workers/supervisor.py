@@ -1,8 +1,9 @@
-"""Start worker processes, start those again that die, and leave none behind.
+"""Start worker processes, start those again that die or hang, and leave none behind.
 
 Workers are forks, so what the supervisor loaded is there at once and shared. It has one thread and no event loop, for
 a fork keeps neither. Each worker holds the end of a pipe whose other end only the supervisor has: when that closes,
-for whatever reason, the worker stops.
+for whatever reason, the worker stops. A worker says in time that its event loop turns; one that no longer does is
+killed, for nobody else can serve its sessions.
 """
 
 import contextlib
@@ -21,6 +22,10 @@ from msgspec import Struct
 from nexrl.errors import NexrlError
 
 READY = b"ready"
+BEAT = b"\0"
+BEAT_EVERY_S = 2.0
+HUNG_S = 30.0
+"""So long a worker that served may say nothing."""
 STOP_TIMEOUT_S = 15.0
 """After that, a worker that does not stop is killed."""
 LONG_LIFE_S = 10.0
@@ -40,7 +45,7 @@ class Place(Struct, frozen=True):
     lifeline: int
     """Readable once the supervisor is gone, or wants the worker to stop."""
     report: int
-    """Takes `READY`."""
+    """Takes `READY`, and from then on a `BEAT` every `BEAT_EVERY_S`."""
 
 
 class Process(Struct):
@@ -51,6 +56,8 @@ class Process(Struct):
     began: float
     ready: bool = False
     said: bytes = b""
+    heard: float = 0.0
+    """When it last said anything."""
 
 
 Work = Callable[[Place], None]
@@ -60,14 +67,28 @@ class Supervisor:
     """`run` it once."""
 
     def __init__(
-        self, workers: int, work: Work, *, announce: Callable[[], None], listeners: Iterable[socket.socket]
+        self,
+        workers: int,
+        work: Work,
+        *,
+        announce: Callable[[], None],
+        listeners: Iterable[socket.socket],
+        drain_s: float,
+        hung_s: float = HUNG_S,
     ) -> None:
-        """Take what a worker does, and what is done when all serve; `listeners` are closed when it stops."""
+        """Take what a worker does, and what is done when all serve; `listeners` are closed when it stops.
+
+        A signal gives workers `drain_s` to end what runs; a second one, or the parent's end, does not.
+        """
         self._workers = workers
         self._work = work
         self._announce = announce
         self._announced = False
         self._listeners = listeners
+        self._drain_s = drain_s
+        self._gently = False
+        self._hung_s = hung_s
+        self._looked = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._processes: dict[int, Process] = {}
         self._failures = [0] * workers
@@ -91,13 +112,18 @@ class Supervisor:
         code = None
         while code is None:
             code = self._step(wakeup)
+        for listener in self._listeners:
+            listener.close()
+        if self._gently:
+            self._drain(wakeup)
         self._stop()
         return code
 
     def _step(self, wakeup: socket.socket) -> int | None:
         """Wait for something to happen and act on it; returns the exit code where it is time to stop."""
         for key, _ in self._selector.select(self._pause()):
-            if key.data == "signals" and {signal.SIGTERM, signal.SIGINT} & set(wakeup.recv(4096)):
+            if key.data == "signals" and _asked(wakeup):
+                self._gently = True
                 return 0
             if key.data == "parent" and not os.read(key.fd, 4096):
                 return 0
@@ -106,13 +132,28 @@ class Supervisor:
         if not self._announced and len(self._processes) == self._workers and self._all_ready():
             self._announced = True
             self._announce()
+        self._end_hung()
         return self._tend()
+
+    def _end_hung(self) -> None:
+        """Kill workers that say nothing; `_tend` starts them again."""
+        now = time.monotonic()
+        slept, self._looked = now - self._looked > self._hung_s / 2, now
+        for index, process in self._processes.items():
+            if slept:  # we stood still ourselves, so what they did meanwhile is not known
+                process.heard = now
+            if process.ready and now - process.heard > self._hung_s:
+                log.error("worker %d hangs: it said nothing for %g s and is killed", index, self._hung_s)
+                process.heard = now
+                os.kill(process.pid, signal.SIGKILL)
 
     def _all_ready(self) -> bool:
         return all(process.ready for process in self._processes.values())
 
-    def _pause(self) -> float | None:
-        return max(0.0, min(self._due.values()) - time.monotonic()) if self._due else None
+    def _pause(self) -> float:
+        """Return how long nothing has to be done."""
+        dues = [due - time.monotonic() for due in self._due.values()]
+        return max(0.0, min([self._hung_s / 8, *dues]))
 
     def _start(self, index: int) -> None:
         heard, report = os.pipe()
@@ -154,7 +195,8 @@ class Supervisor:
     def _hear(self, index: int) -> None:
         process = self._processes[index]
         said = os.read(process.report, MOST_MESSAGE)
-        process.said += said
+        process.heard = time.monotonic()
+        process.said += said.replace(BEAT, b"")
         process.ready = process.ready or process.said == READY
         if not said:
             self._selector.unregister(process.report)
@@ -173,7 +215,7 @@ class Supervisor:
         process = self._processes.pop(index)
         if process.report in self._selector.get_map():
             while process.said != READY and (more := os.read(process.report, MOST_MESSAGE)):
-                process.said += more
+                process.said += more.replace(BEAT, b"")
             self._selector.unregister(process.report)
         os.close(process.report)
         code = os.waitstatus_to_exitcode(status)
@@ -188,10 +230,30 @@ class Supervisor:
         log.error("worker %d ended with %s and is started again%s", index, _named(code), f": {said}" if said else "")
         return None
 
+    def _drain(self, wakeup: socket.socket) -> None:
+        """Let workers end what runs, until their time is over or somebody insists."""
+        for process in self._processes.values():
+            os.kill(process.pid, signal.SIGTERM)
+        until = time.monotonic() + self._drain_s
+        while self._processes and time.monotonic() < until:
+            for key, _ in self._selector.select(until - time.monotonic()):
+                if key.data == "signals" and _asked(wakeup):
+                    return
+                if key.data == "parent" and not os.read(key.fd, 4096):
+                    return
+                if isinstance(key.data, int):
+                    self._hear(key.data)
+            for index, process in list(self._processes.items()):
+                if os.waitpid(process.pid, os.WNOHANG)[0]:
+                    self._forget(self._processes.pop(index))
+
+    def _forget(self, process: Process) -> None:
+        if process.report in self._selector.get_map():
+            self._selector.unregister(process.report)
+        os.close(process.report)
+
     def _stop(self) -> None:
         """Let every worker end, by force if need be."""
-        for listener in self._listeners:
-            listener.close()
         os.close(self._held)
         until = time.monotonic() + STOP_TIMEOUT_S
         for process in self._processes.values():
@@ -202,7 +264,12 @@ class Supervisor:
                     os.waitpid(process.pid, 0)
                     break
                 time.sleep(0.01)
-            os.close(process.report)
+            self._forget(process)
+
+
+def _asked(wakeup: socket.socket) -> bool:
+    """Whether one of the signals that came asks to stop."""
+    return bool({signal.SIGTERM, signal.SIGINT} & set(wakeup.recv(4096)))
 
 
 def _named(code: int) -> str:

@@ -12,13 +12,14 @@ import aiohttp
 from aiohttp import web
 from msgspec import Struct
 
+from nexrl_proxy.draining import drained
 from nexrl_proxy.listening import Guarded, Site, runner_of, server_of
 from nexrl_proxy.operating import ACCESS
 from nexrl_proxy.workers import peers
 from nexrl_proxy.workers.door import Door, refuse_elsewhere
 from nexrl_proxy.workers.handover import Handovers
 from nexrl_proxy.workers.pinning import Pinning
-from nexrl_proxy.workers.supervisor import READY, Place
+from nexrl_proxy.workers.supervisor import BEAT, BEAT_EVERY_S, READY, Place
 
 MakeApp = Callable[[int, aiohttp.ClientSession], web.Application]
 
@@ -33,14 +34,22 @@ class Shared(Struct, frozen=True):
     """Of the private sockets."""
     make: MakeApp
     """Returns the proxy of a worker."""
+    drain_s: float
+    """How long running requests may take to end once the workers are asked to stop."""
 
 
 async def work(shared: Shared, place: Place) -> None:
-    """Serve until told to stop, or until the supervisor is gone."""
-    stopped = asyncio.Event()
+    """Serve until told to stop, then drain; end at once where the supervisor is gone, or wants no more of that."""
+    stopped, hurried = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    loop.add_reader(place.lifeline, stopped.set)
+
+    def hurry() -> None:
+        loop.remove_reader(place.lifeline)
+        hurried.set()
+        stopped.set()
+
+    loop.add_reader(place.lifeline, hurry)
     async with contextlib.AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
         app = shared.make(place.index, http)
@@ -59,8 +68,19 @@ async def work(shared: Shared, place: Place) -> None:
         await peers.learn(private, others, [index for index in range(shared.workers) if index != place.index])
         await serve_publicly(shared.sockets, runner, pinning, handovers)
         os.write(place.report, READY)
+        beating = loop.create_task(beats(place))
+        stack.callback(beating.cancel)
         await stopped.wait()
-        loop.remove_reader(place.lifeline)
+        await drained(runner, shared.drain_s, hurried)
+
+
+async def beats(place: Place) -> None:
+    """Tell the supervisor, for ever, that this event loop turns."""
+    os.set_blocking(place.report, False)
+    while True:
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(place.report, BEAT)
+        await asyncio.sleep(BEAT_EVERY_S)
 
 
 async def _serve_privately(app: web.Application, path: Path, stack: contextlib.AsyncExitStack) -> None:
