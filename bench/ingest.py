@@ -57,7 +57,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     sessions: int = 960
     peer_spans: int = 1_600
     concurrency: tuple[int, ...] = (4, 16)
-    memory_calls: int = 100_000
+    memory_calls: int = 300_000
     memory_steps: int = 10
     turns: tuple[int, ...] = (20, 200, 1000)
     repeats: int = 3

@@ -63,9 +63,9 @@ def span_attributes(values: Mapping[str, Any]) -> bytes:
 @lru_cache(maxsize=8192)
 def _opening(key: str, kind: int, size: int) -> bytes:
     """Return what stands in an attribute before so many bytes of a kind: most attributes are text or packed."""
-    value = _TAGS[kind] + _varint(size)
-    pair = _key(key) + _varint(len(value) + size) + value
-    return _TAGS[_ATTRIBUTE] + _varint(len(pair) + size) + pair
+    value = _TAGS[kind] + varint(size)
+    pair = _key(key) + varint(len(value) + size) + value
+    return _TAGS[_ATTRIBUTE] + varint(len(pair) + size) + pair
 
 
 def request(spans: Iterable[bytes], *, service: str, scope: str) -> bytes:
@@ -78,7 +78,7 @@ def request(spans: Iterable[bytes], *, service: str, scope: str) -> bytes:
 def key_value(key: str, value: Any) -> bytes:
     """Return a `KeyValue`."""
     data = any_value(value)
-    return _key(key) + _varint(len(data)) + data
+    return _key(key) + varint(len(data)) + data
 
 
 def any_value(value: Any) -> bytes:
@@ -91,7 +91,7 @@ def any_value(value: Any) -> bytes:
 
 def field(number: int, data: bytes) -> bytes:
     """Return a length-delimited field; numbers up to 15."""
-    return _TAGS[number] + _varint(len(data)) + data
+    return _TAGS[number] + varint(len(data)) + data
 
 
 @lru_cache(maxsize=256)
@@ -101,7 +101,8 @@ def _key(key: str) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Return a number, seven bits a byte, the lowest first."""
     parts = bytearray()
     while value >= SEVEN_BITS:
         parts.append(value & 0x7F | SEVEN_BITS)
@@ -123,7 +124,7 @@ def _boolean(value: bool) -> bytes:
 
 
 def _integer(value: int) -> bytes:
-    return b"\x18" + _varint(value & (2**64 - 1))
+    return b"\x18" + varint(value & (2**64 - 1))
 
 
 def _float(value: float) -> bytes:

@@ -142,7 +142,10 @@ def _peak(server: Server) -> int:
 
 
 def slope(found: Sequence[Memory]) -> float:
-    """Return bytes kept a call in the second half, by least squares: caches are full by then."""
+    """Return bytes kept a call in the second half, by least squares.
+
+    SQLite's cache of pages fills over the first 120,000 calls or so: a shorter run shows that, not what is kept.
+    """
     kept = found[len(found) // 2 :]
     mean_x = sum(one.calls for one in kept) / len(kept)
     mean_y = sum(one.resident for one in kept) / len(kept)

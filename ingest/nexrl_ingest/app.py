@@ -37,6 +37,7 @@ def make_app(*, store: Store, admin_key: str) -> web.Application:
     app[STORE], app[ADMIN_KEY], app[CHANGES] = store, admin_key, Changes()
     app[service.DESCRIPTION] = service.describe(ROUTES)
     app[events.WATCHERS] = events.Watchers()
+    app.on_startup.append(_listen)
     app.on_shutdown.append(_stop_waiting)
     telemetry.add_routes(app)
     for route in ROUTES:
@@ -64,6 +65,10 @@ async def _access(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.path not in _OPEN:
         caller_of(request.headers.get("Authorization", ""), request.app[ADMIN_KEY])
     return await handler(request)
+
+
+async def _listen(app: web.Application) -> None:
+    app[CHANGES].follow(app[STORE])
 
 
 async def _stop_waiting(app: web.Application) -> None:

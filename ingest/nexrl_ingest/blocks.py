@@ -57,7 +57,12 @@ def packed(found: Iterable[Found]) -> bytes:
             scope = _add_scope(request.resource_spans[-1], one.scope)
         scope.spans.append(one.span)
         last = one
-    return zstandard.ZstdCompressor(level=1).compress(request.SerializeToString())
+    return compressed(request.SerializeToString())
+
+
+def compressed(request: bytes) -> bytes:
+    """Return a block of one serialised request."""
+    return zstandard.ZstdCompressor(level=1).compress(request)
 
 
 def cut(found: Iterable[Found]) -> Iterator[list[Found]]:

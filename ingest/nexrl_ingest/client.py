@@ -18,10 +18,10 @@ import zstandard
 from nexrl import wire
 from nexrl.records import Attempt, Call, Group, Outcome, Reward, decode, encode
 from nexrl.spans import span_bytes
+from nexrl_ingest.groups.external import External, ExternalState
 from nexrl_ingest.groups.rules import Rule
 from nexrl_ingest.transport import FIRST_PAUSE_S, LONGEST_PAUSE_S, CallsMissingError, Transport
 from nexrl_ingest.wire import (
-    External,
     GroupPage,
     GroupRecord,
     GroupState,
@@ -36,7 +36,7 @@ from nexrl_ingest.wire import (
     SessionSummary,
 )
 
-__all__ = ["External", "GroupState", "IngestClient", "Leased", "RolloutState", "Rule"]
+__all__ = ["External", "ExternalState", "GroupState", "IngestClient", "Leased", "RewardRequest", "RolloutState", "Rule"]
 
 T = TypeVar("T")
 GIVE_UP_S = 30.0
@@ -187,6 +187,12 @@ class IngestClient:
         """Give a session a reward; with an id it is kept once, however often it is sent."""
         body = await self._request("POST", f"/api/sessions/{_segment(session)}/rewards", msgspec.json.encode(reward))
         return msgspec.json.decode(body, type=Reward)
+
+    async def external(self, run: str, external: External) -> ExternalState:
+        """Return how the sessions stand that nobody planned, and what a run left out of them."""
+        path = f"/api/runs/{_segment(run)}/external"
+        body = await self._request("POST", path, msgspec.json.encode(external))
+        return msgspec.json.decode(body, type=ExternalState)
 
     async def ack(self, leases: list[str]) -> None:
         """Take leased groups out of the pool for good; raises ServiceError where a lease ran out."""

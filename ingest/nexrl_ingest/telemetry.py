@@ -15,12 +15,11 @@ from aiohttp import web
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from nexrl_ingest import blocks, span_log
 from nexrl_ingest.access import REPORTERS, Caller, caller_of, require
 from nexrl_ingest.api import bodies
-from nexrl_ingest.api.context import ADMIN_KEY, CHANGES, STORE
+from nexrl_ingest.api.context import ADMIN_KEY, STORE
 from nexrl_ingest.api.openapi_otlp import LOGS, METRICS, TRACES
 from nexrl_ingest.otlp import bodies as otlp
 from nexrl_ingest.otlp import evaluations, metrics, spans
@@ -55,9 +54,7 @@ def refused(request: web.Request, status: int, message: str, headers: Mapping[st
 
 async def _traces(request: web.Request) -> web.Response:
     attempt = _reporter(request).attempt
-    batch = await _decoded(
-        request, ExportTraceServiceRequest, lambda message, packed: spans.batch(message, attempt, packed)
-    )
+    batch = await _unpacked(request, lambda body: spans.received(body, attempt))
     now_ns = time.time_ns()
 
     def keep(connection: Connection) -> None:
@@ -72,8 +69,8 @@ async def _traces(request: web.Request) -> web.Response:
 
 async def _logs(request: web.Request) -> web.Response:
     attempt = _reporter(request).attempt
-    found, errors = await _decoded(
-        request, ExportLogsServiceRequest, lambda message, _: evaluations.judgements(message, attempt)
+    found, errors = await _unpacked(
+        request, lambda body: evaluations.judgements(_parsed(body, ExportLogsServiceRequest), attempt)
     )
     now_ns = time.time_ns()
 
@@ -81,14 +78,13 @@ async def _logs(request: web.Request) -> web.Response:
         return [why for judgement in found if (why := judging.give(connection, judgement, now_ns))]
 
     if found:
-        errors += await request.app[STORE].write(keep)
-        request.app[CHANGES].announce()
+        errors += await request.app[STORE].write(keep, tells=True)
     return _answer(request, evaluations.response(errors), errors)
 
 
 async def _metrics(request: web.Request) -> web.Response:
     _reporter(request)
-    points = await _decoded(request, ExportMetricsServiceRequest, lambda message, _: metrics.count(message))
+    points = await _unpacked(request, lambda body: metrics.count(_parsed(body, ExportMetricsServiceRequest)))
     return _answer(request, metrics.response(points), [])
 
 
@@ -98,21 +94,25 @@ def _reporter(request: web.Request) -> Caller:
     return caller
 
 
-async def _decoded(request: web.Request, kind: type[MessageT], use: Callable[[MessageT, bytes | None], T]) -> T:
-    """Decode a request and use it, with its bytes as they came where those can be stored."""
+async def _unpacked(request: web.Request, use: Callable[[otlp.Body], T]) -> T:
+    """Decompress a request and use it, with its bytes as they came where those can be stored."""
     received = await bodies.received(request)
     encoding, content_type = request.headers.get("Content-Encoding", ""), request.content_type
 
     def work(limit: int) -> T:
         plain = decompress(received, encoding, limit)
         as_it_came = content_type == otlp.PROTOBUF and encoding == "zstd" and blocks.fits(received, len(plain))
-        return use(otlp.parse(plain, content_type, kind), received if as_it_came else None)
+        return use(otlp.Body(plain, content_type, received if as_it_came else None))
 
     # JSON takes ten times as long as protobuf.
     if content_type == otlp.PROTOBUF and len(received) <= SMALL_BYTES:
         with contextlib.suppress(TooLargeError):
             return work(SMALL_BYTES)
     return await asyncio.to_thread(work, bodies.MAX_BODY_BYTES)
+
+
+def _parsed(body: otlp.Body, kind: type[MessageT]) -> MessageT:
+    return otlp.parse(body.plain, body.content_type, kind)
 
 
 def _answer(request: web.Request, reply: Message, errors: list[str]) -> web.Response:

@@ -5,23 +5,13 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from nexrl.records import Attempt, Group, Outcome, Reward, Status, TrainingGroup
+from nexrl_ingest.groups.external import External, Name
 from nexrl_ingest.groups.rules import Rule
 
 State = Literal["open", "ready", "leased", "done", "dropped"]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
 Key = Annotated[str, Meta(max_length=1000)]
 MIB = 1024 * 1024
-
-
-class External(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Make groups of sessions that nobody planned: agents in production, say."""
-
-    idle_s: Annotated[float, Meta(ge=0, le=30 * 86_400)] = 300.0
-    """A session is over once it made no call for this long."""
-    group: Literal["session", "key"] = "session"
-    """`session`: each is a group of its own. `key`: those with the same `nexrl.group` attribute are compared."""
-    size: Annotated[int, Meta(ge=1, le=10_000)] = 1
-    """With `key`: a group is formed of this many sessions."""
 
 
 class LeaseRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,9 +45,10 @@ class LeaseIds(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class RewardRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A named number for a session, or for one call of it."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    name: Name
     value: float
     call: Key | None = None
+    """A call of the session, by its id or by that of the reply it is."""
     by: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
     """Who judged; None for the key's own name: `trainer`, `agent` for an attempt key, `grant` for a reward grant."""
     id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
@@ -65,6 +56,13 @@ class RewardRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     explanation: Annotated[str, Meta(max_length=100_000)] = ""
     at_ns: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """When it was given, for a trainer that replays a record; 0 is now, and all that other keys can say."""
+
+
+class Tag(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A word about a session, under a name; of one name the latest counts."""
+
+    name: Name
+    value: Annotated[str, Meta(max_length=1000)]
 
 
 class Leased(Struct, frozen=True, kw_only=True):
@@ -199,6 +197,7 @@ class SessionSummary(Struct, frozen=True, kw_only=True):
     status: Status
     calls: int
     rewards: dict[str, float]
+    tags: dict[str, str]
 
 
 class SessionPage(Struct, frozen=True, kw_only=True):

@@ -102,7 +102,8 @@ class PostgresServer:
         """Return the URL of an empty database."""
         name = f"test_{next(_numbers)}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            # As nothing is forced to the disk, copied files cost a quarter of pages that go through the log.
+            connection.execute(f"CREATE DATABASE {name} STRATEGY FILE_COPY")
         return self.url(name)
 
     def _reachable(self, programs: Path) -> Path:

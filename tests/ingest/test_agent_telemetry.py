@@ -7,7 +7,8 @@ import sys
 from ingest_world import ADMIN_KEY, call
 
 from nexrl.keys import attempt_key
-from nexrl_trainer.rollouts.command import agent_environment
+from nexrl_trainer.rollouts.runners.environment import agent_environment
+from nexrl_trainer.rollouts.runners.runner import Services
 
 AGENT = """
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -27,7 +28,7 @@ async def test_tool_spans_and_rewards_of_an_agent_are_in_its_attempts_session(in
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
     key = attempt_key("run:1-r00@eval", ADMIN_KEY)
-    environment = agent_environment("http://127.0.0.1:1", ingest.url, key, "m", {})
+    environment = agent_environment(Services(proxy="http://127.0.0.1:1", ingest=ingest.url, model="m"), key, {})
     agent = await asyncio.create_subprocess_exec(sys.executable, "-c", AGENT, env=environment)
     assert await agent.wait() == 0
     await ingest.send(call([1], [2], session="run:1-r00@eval"))

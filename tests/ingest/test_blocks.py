@@ -1,22 +1,16 @@
 """Blocks: requests are stored as they come where that can be, and every span is found in them again."""
 
 import zstandard
-from hypothesis import HealthCheck, given, settings
 from ingest_world import call, request_of
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from test_otlp_fuzz import odd_calls
 
-from nexrl.spans import call_of, span_of
+from nexrl.spans import call_of
 from nexrl_ingest import blocks, span_log
-from nexrl_ingest.otlp.soundness import is_sound
 from nexrl_ingest.otlp.spans import batch
 from nexrl_ingest.sessions.retention import DAY_NS, Limits, keep_within
 from nexrl_ingest.store import Connection
 
 ON_BOTH_STORES = True
-TEXT = {"role": "user", "content": 'é \\ \n " 🦜'}
-TOOLS = [{"type": "function", "function": {"name": "f"}}]
 
 
 async def bodies(store) -> list[bytes]:
@@ -108,25 +102,3 @@ async def test_a_block_is_written_anew_once_half_of_it_is_forgotten_and_goes_wit
     for table in ("span_index", "traces", "sessions"):
         counted = await store.read(lambda connection, table=table: connection.fetch(f"SELECT count(*) FROM {table}"))
         assert counted == [(0,)]
-
-
-def values_of(span: Span):
-    return {item.key: item.value for item in span.attributes}
-
-
-def test_a_call_as_the_proxy_records_it_is_known_to_be_sound_without_reading_it():
-    named = {"model": "m", "response": "r", "reply": TEXT}
-    made = [
-        call([1], [2], **named, messages=[TEXT], sampling={"temperature": 1.0}),
-        call([], [3, 4], **named, parent="0" * 16, agent="critic", drift="edited", instructed=True, template={"a": 1}),
-        call([1], [2], **named, tools=TOOLS, messages=[TEXT | {"tool_calls": TOOLS}]),
-    ]
-    assert [is_sound(values_of(span_of(one, prompt_tokens=1))) for one in made] == [True] * 3
-
-
-@settings(max_examples=500, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(odd_calls())
-def test_what_is_taken_for_sound_can_be_read(body):
-    for found in blocks.spans_of(ExportTraceServiceRequest.FromString(body)):
-        if is_sound(values_of(found.span)):
-            assert call_of(found.span).completion

@@ -122,6 +122,7 @@ async def test_sessions_are_listed_the_latest_first_by_run_status_and_time(inges
         "status": "failed",
         "calls": 1,
         "rewards": {},
+        "tags": {},
     }
     _, rest = await ingest.ask("GET", f"/api/sessions?limit=2&before={page['next']}")
     assert [item["session"] for item in rest["sessions"]] == ["external-1", "external-0"]

@@ -46,6 +46,15 @@ async def test_sessions_are_a_table_with_status_reward_calls_tokens_and_drift(in
     ]
 
 
+async def test_tags_have_a_column_where_there_are_some(ingest, client, tmp_path, shown):
+    await captured(ingest, client)
+    ask = {"name": "variant", "value": "b"}
+    assert (await ingest.ask("POST", "/api/sessions/external/tags", json=ask))[0] == 200
+    await asyncio.to_thread(show.sessions, str(tmp_path / "data"))
+    last = [line.split("│")[-2].strip() for line in shown().splitlines() if "│" in line]
+    assert last == ["-", "variant=b"]
+
+
 async def test_a_running_ingest_is_read_from_its_file_and_over_http_alike(ingest, client, tmp_path, shown, monkeypatch):
     monkeypatch.setenv("NEXRL_ADMIN_KEY", ADMIN_KEY)
     await captured(ingest, client)
@@ -94,6 +103,17 @@ def test_trained_tokens_are_set_off_from_their_context():
     text = show.coloured(sequence, lambda ids: "".join(map(str, ids)))
     styles = [(text.plain[span.start : span.end], span.style) for span in text.spans]
     assert styles == [("1", show.CONTEXT), ("2", show.TRAINED), ("3", show.CONTEXT), ("45", show.TRAINED)]
+
+
+def test_without_colours_trained_tokens_stand_between_marks():
+    [sequence] = sequences([call([1], [2])])
+    assert show.coloured(sequence, lambda ids: "".join(map(str, ids)), marks=True).plain == "1⟦2⟧"
+
+
+@pytest.mark.parametrize("command", [show.sessions, show.trajectories], ids=["sessions", "trajectories"])
+async def test_where_nothing_is_captured_it_is_said_how_something_would_be(store, tmp_path, shown, command):
+    await asyncio.to_thread(command, str(tmp_path / "data"))
+    assert re.search(r"no model call is captured in .*OPENAI_BASE_URL", " ".join(shown().split()))
 
 
 def test_a_directory_without_a_store_and_a_model_without_tokenizer_are_named(tmp_path):

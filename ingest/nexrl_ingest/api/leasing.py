@@ -1,11 +1,13 @@
 """Leases: ready groups go to one trainer at a time, and to none again once they are acked."""
 
 import time
+from functools import partial
 
-from nexrl_ingest.access import TRAINERS
+from nexrl_ingest.access import READERS, TRAINERS
 from nexrl_ingest.api.context import CHANGES, STORE
 from nexrl_ingest.api.route import Call, Route
-from nexrl_ingest.groups import pool
+from nexrl_ingest.groups import pool, unplanned
+from nexrl_ingest.groups.external import External, ExternalState
 from nexrl_ingest.wire import LeaseIds, LeaseReply, LeaseRequest
 
 
@@ -17,15 +19,18 @@ async def lease(call: Call) -> LeaseReply:
 async def ack(call: Call) -> LeaseIds:
     asked, now_ns = call.body, time.time_ns()
     await call.app[STORE].write(lambda connection: pool.ack(connection, asked.leases, now_ns))
-    call.app[CHANGES].announce()
     return asked
 
 
 async def nack(call: Call) -> LeaseIds:
     asked, now_ns = call.body, time.time_ns()
-    await call.app[STORE].write(lambda connection: pool.nack(connection, asked.leases, now_ns))
-    call.app[CHANGES].announce()
+    await call.app[STORE].write(lambda connection: pool.nack(connection, asked.leases, now_ns), tells=True)
     return asked
+
+
+async def standing(call: Call) -> ExternalState:
+    run, now_ns = call.part("run"), time.time_ns()
+    return await call.app[STORE].read(partial(unplanned.standing, run=run, external=call.body, now_ns=now_ns))
 
 
 ROUTES = [
@@ -42,6 +47,16 @@ ROUTES = [
         body=LeaseRequest,
         reply=LeaseReply,
         format="packed",
+    ),
+    Route(
+        method="POST",
+        path="/api/runs/{run}/external",
+        name="countExternal",
+        summary="How sessions stand that nobody planned: those in no group yet, as a lease by the run would see them.",
+        allow=READERS,
+        handler=standing,
+        body=External,
+        reply=ExternalState,
     ),
     Route(
         method="POST",

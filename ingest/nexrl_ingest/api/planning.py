@@ -7,7 +7,7 @@ from nexrl.keys import check_attempt_id
 from nexrl.records import Attempt, Group, Outcome
 from nexrl_ingest.access import READERS, TRAINERS
 from nexrl_ingest.api.bodies import MESSAGEPACK
-from nexrl_ingest.api.context import CHANGES, STORE
+from nexrl_ingest.api.context import STORE
 from nexrl_ingest.api.route import Call, Route
 from nexrl_ingest.groups import ledger
 from nexrl_ingest.refusals import RefusedError
@@ -38,8 +38,8 @@ async def put_attempt(call: Call) -> Named:
 
 async def put_outcome(call: Call) -> Named:
     attempt, now_ns = call.part("id"), time.time_ns()
-    await call.app[STORE].write(lambda connection: ledger.put_outcome(connection, attempt, call.body, now_ns))
-    call.app[CHANGES].announce()
+    store = call.app[STORE]
+    await store.write(lambda connection: ledger.put_outcome(connection, attempt, call.body, now_ns), tells=True)
     return Named(id=attempt)
 
 

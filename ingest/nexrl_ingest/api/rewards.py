@@ -1,14 +1,15 @@
-"""Rewards: named numbers from the trainer, the agent (its own attempt), or later by whoever has a grant. All kept."""
+"""What is said of a session: rewards from the trainer, the agent or later whoever has a grant, all kept; and tags."""
 
 import time
+from functools import partial
 
 from nexrl.records import Reward
 from nexrl_ingest.access import JUDGES, SESSION_READERS, TRAINERS, Caller
-from nexrl_ingest.api.context import CHANGES, STORE
+from nexrl_ingest.api.context import STORE
 from nexrl_ingest.api.route import Call, Route
 from nexrl_ingest.groups import ledger
 from nexrl_ingest.refusals import ForbiddenError, NotFoundError
-from nexrl_ingest.wire import RewardRequest
+from nexrl_ingest.wire import RewardRequest, Tag
 
 GRANTED = "grant"
 _RESERVED = {"trainer", ledger.AGENT}
@@ -25,13 +26,26 @@ async def give(call: Call) -> Reward:
         id=asked.id,
         explanation=asked.explanation,
     )
+    await _require_known(call, session)
     store = call.app[STORE]
+    return await store.write(
+        lambda connection: ledger.put_reward(connection, session, reward, reward.at_ns), tells=True
+    )
+
+
+async def tag(call: Call) -> Tag:
+    session = call.part("id")
+    await _require_known(call, session)
+    await call.app[STORE].write(lambda connection: ledger.put_tag(connection, session, call.body), tells=True)
+    return call.body
+
+
+async def _require_known(call: Call, session: str) -> None:
     # A key of one session proves that the session exists; its spans may still be on their way.
-    if call.caller.session is None and not await store.read(lambda connection: ledger.knows(connection, session)):
-        raise NotFoundError(f"session {session!r} is unknown; a reward can be given once a span or an attempt names it")
-    kept = await store.write(lambda connection: ledger.put_reward(connection, session, reward, reward.at_ns))
-    call.app[CHANGES].announce()
-    return kept
+    if call.caller.session is None and not await call.app[STORE].read(partial(ledger.knows, session=session)):
+        raise NotFoundError(
+            f"session {session!r} is unknown; something can be said of it once a span or an attempt names it"
+        )
 
 
 async def given(call: Call) -> list[Reward]:
@@ -69,6 +83,17 @@ ROUTES = [
         handler=give,
         body=RewardRequest,
         reply=Reward,
+        own=True,
+    ),
+    Route(
+        method="POST",
+        path="/api/sessions/{id}/tags",
+        name="tagSession",
+        summary="Say a word about a session, under a name; of one name the latest counts.",
+        allow=JUDGES,
+        handler=tag,
+        body=Tag,
+        reply=Tag,
         own=True,
     ),
     Route(

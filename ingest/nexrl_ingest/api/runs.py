@@ -3,7 +3,7 @@
 import time
 
 from nexrl_ingest.access import READERS, TRAINERS
-from nexrl_ingest.api.context import CHANGES, STORE
+from nexrl_ingest.api.context import STORE
 from nexrl_ingest.api.route import Call, Route
 from nexrl_ingest.assembly import measuring
 from nexrl_ingest.groups import pool, runs
@@ -23,8 +23,7 @@ async def run(call: Call) -> RunState:
 
 async def put_rule(call: Call) -> Rule:
     name, rule = call.part("run"), call.body
-    await call.app[STORE].write(lambda connection: pool.put_rule(connection, name, rule))
-    call.app[CHANGES].announce()
+    await call.app[STORE].write(lambda connection: pool.put_rule(connection, name, rule), tells=True)
     return rule
 
 

@@ -51,8 +51,16 @@ def _turns(shared: int, chain: Iterable[Call]) -> list[Turn]:
     for call in chain:
         start = end + len(call.prompt_delta)
         end = start + len(call.completion)
-        reasons = altered(call.sampling)
-        turns.append(Turn(call=call.id, start=start, end=end, finish_reason=call.finish_reason, altered=reasons))
+        turns.append(
+            Turn(
+                call=call.id,
+                start=start,
+                end=end,
+                agent=call.agent,
+                finish_reason=call.finish_reason,
+                altered=altered(call.sampling),
+            )
+        )
     return turns
 
 

@@ -7,9 +7,11 @@ Every sampled token of every exact call with a temperature above 0 is trained ex
 The order of arrival never matters; the cost is linear in the tokens of the sequences that come out.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from collections.abc import Sequence as Ordered
+
+from msgspec import structs
 
 from nexrl.records import Call, Drift, Int32s, Outcome, Reward, Sequence, Trajectory, encode
 from nexrl_ingest.assembly import laying
@@ -93,10 +95,26 @@ def trajectory(
         rollout=rollout,
         status=outcome.status if outcome else "open",
         reason=outcome.reason if outcome else "",
-        rewards=rewards,
+        rewards=addressed(rewards, calls),
         sequences=sequences(calls),
         drift=drift(calls),
     )
+
+
+def addressed(rewards: Iterable[Reward], calls: Iterable[Call]) -> list[Reward]:
+    """Return the rewards with the call that each judges by its own id, where it was named by that of its reply.
+
+    Clients see the reply's id alone. One that several calls share, the choices of one request, names none of them.
+    """
+    calls = list(calls)
+    ids, replies = {call.id for call in calls}, Counter(call.response for call in once(calls))
+    named = {call.response: call.id for call in calls if replies[call.response] == 1}
+    return [
+        structs.replace(reward, call=named[reward.call])
+        if reward.call and reward.call not in ids and reward.call in named
+        else reward
+        for reward in rewards
+    ]
 
 
 def prompt_lengths(calls: Iterable[Call]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from msgspec import structs
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -47,7 +48,8 @@ def sessions(
 
     Example: nexrl sessions runs/short --limit 10
     """
-    Console().print(_table(source, asyncio.run(_captured(source, None, limit))))
+    found = asyncio.run(_captured(source, None, limit))
+    Console().print(_table(source, found) if found else _nothing(source))
 
 
 def trajectories(
@@ -58,13 +60,17 @@ def trajectories(
         Path | None, typer.Option(help="Directory with the tokenizer; a run's own by default, ids are shown without.")
     ] = None,
 ) -> None:
-    """Show sessions as trees of chains and as text, the trained tokens in colour.
+    """Show sessions as trees of chains and as text, the trained tokens in colour, or between ⟦ and ⟧ without colours.
 
     Example: nexrl trajectories http://127.0.0.1:4318 my-attempt --model models/qwen3
     """
     decode = _decoder(model or _newest_checkpoint(Path(source)))
-    for found in asyncio.run(_captured(source, session, limit)):
-        Console().print(_panel(found, decode))
+    found = asyncio.run(_captured(source, session, limit))
+    if not found:
+        Console().print(_nothing(source))
+    for one in found:
+        console = Console()
+        console.print(_panel(one, decode, marks=console.color_system is None))
 
 
 async def _captured(source: str, session: str | None, limit: int) -> list[Recorded]:
@@ -73,12 +79,14 @@ async def _captured(source: str, session: str | None, limit: int) -> list[Record
         chosen = await where.sessions(session=session, limit=limit)
         if session and not chosen:
             raise ConfigError(f"session {session!r} is not in {source}; `nexrl sessions {source}` lists what is")
-        return [await recorded(where, one.session, one.group) for one in reversed(chosen)]
+        found = [(one, await recorded(where, one.session, one.group)) for one in reversed(chosen)]
+        return [structs.replace(item, tags=one.tags) for one, item in found]
 
 
 def _table(source: str, found: list[Recorded]) -> Table:
     table = Table(title=f"sessions in {source}", title_justify="left")
-    for name, justify in _COLUMNS:
+    tagged = any(one.tags for one in found)
+    for name, justify in [*_COLUMNS, _TAGS] if tagged else _COLUMNS:
         table.add_column(name, justify=justify, overflow="fold")
     for one in found:
         trajectory, measured = one.trajectory, measures([counts(one.calls, one.trajectory)])
@@ -91,6 +99,7 @@ def _table(source: str, found: list[Recorded]) -> Table:
             "-" if measured.merge_ratio is None else f"{measured.merge_ratio:.1f}",
             f"{measured.trained}/{measured.tokens}",
             Text(", ".join(sorted({item.reason for item in trajectory.drift})) or "-"),
+            *([Text(" ".join(f"{name}={value}" for name, value in one.tags.items()) or "-")] if tagged else []),
         )
     return table
 
@@ -105,15 +114,24 @@ _COLUMNS: list[tuple[str, Any]] = [
     ("trained/tokens", "right"),
     ("drift", "left"),
 ]
+_TAGS: tuple[str, Any] = ("tags", "left")
 
 
-def _panel(found: Recorded, decode: Decoder) -> Panel:
+def _nothing(source: str) -> Text:
+    return Text(
+        f"no model call is captured in {source} yet: start `nexrl proxy --ingest URL` and point an agent's "
+        "OPENAI_BASE_URL at it, or run a recipe with `nexrl-train`",
+        style="yellow",
+    )
+
+
+def _panel(found: Recorded, decode: Decoder, *, marks: bool) -> Panel:
     trajectory = found.trajectory
     parts: list[RenderableType] = [chain_tree(found)]
     for number, sequence in enumerate(trajectory.sequences):
         agent = f", agent {sequence.agent}" if sequence.agent else ""
         heading = f"sequence {number}: {len(sequence.ids)} tokens, {sum(sequence.loss_mask)} trained{agent}"
-        parts += [Text(heading, style="bold"), coloured(sequence, decode)]
+        parts += [Text(heading, style="bold"), coloured(sequence, decode, marks=marks)]
     if not trajectory.sequences:
         parts.append(Text("no sequence can be laid out", style="yellow"))
     parts += [Text(f"drift: call {item.call}: {item.reason}", style="yellow") for item in trajectory.drift]
@@ -142,11 +160,12 @@ def chain_tree(found: Recorded) -> Tree:
     return tree
 
 
-def coloured(sequence: Sequence, decode: Decoder) -> Text:
-    """Return a sequence's text, what is trained set off from its context."""
+def coloured(sequence: Sequence, decode: Decoder, *, marks: bool = False) -> Text:
+    """Return a sequence's text, what is trained set off from its context; `marks`: where there are no colours."""
     text = Text()
     for trained, pairs in groupby(zip(sequence.loss_mask, sequence.ids, strict=True), key=lambda pair: pair[0]):
-        text.append(decode([token for _, token in pairs]), style=TRAINED if trained else CONTEXT)
+        piece = decode([token for _, token in pairs])
+        text.append(f"⟦{piece}⟧" if trained and marks else piece, style=TRAINED if trained else CONTEXT)
     return text
 
 

@@ -46,6 +46,7 @@ class Recorded(Struct, frozen=True, kw_only=True):
     attempt: AttemptRecord | None
     calls: list[Call]
     trajectory: Trajectory
+    tags: dict[str, str] = {}
 
 
 @contextlib.asynccontextmanager

@@ -15,7 +15,7 @@ from nexrl_ingest.assembly import sequences
 from nexrl_ingest.refusals import CallsMissingError, ConflictError, NotFoundError, RefusedError
 from nexrl_ingest.span_log import calls_of, count_calls
 from nexrl_ingest.store import Connection
-from nexrl_ingest.wire import AttemptRecord, GroupRecord, RolloutState
+from nexrl_ingest.wire import AttemptRecord, GroupRecord, RolloutState, Tag
 
 T = TypeVar("T")
 AGENT = "agent"
@@ -105,6 +105,20 @@ def put_reward(connection: Connection, session: str, reward: Reward, now_ns: int
         (session, reward.name, reward.value, reward.call, reward.by, at_ns, reward.id, reward.explanation),
     )
     return structs.replace(reward, at_ns=at_ns)
+
+
+def put_tag(connection: Connection, session: str, tag: Tag) -> None:
+    """Keep a word about a session; of one name the latest counts."""
+    _writable(session, tag.name, tag.value)
+    connection.execute(
+        "INSERT INTO tags (session, name, value) VALUES (?, ?, ?) "
+        "ON CONFLICT (session, name) DO UPDATE SET value = excluded.value",
+        (session, tag.name, tag.value),
+    )
+
+
+def tags_of(connection: Connection, session: str) -> dict[str, str]:
+    return dict(connection.fetch("SELECT name, value FROM tags WHERE session = ? ORDER BY name", (session,)))
 
 
 def attempt_of(connection: Connection, attempt: str) -> Attempt | None:

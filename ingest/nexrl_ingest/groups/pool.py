@@ -95,6 +95,12 @@ def nack(connection: Connection, leases: Iterable[str], now_ns: int) -> None:
             connection.execute("UPDATE leases SET state = 'nacked' WHERE id = ?", (lease_id,))
 
 
+def next_expiry(connection: Connection, run: str) -> int | None:
+    """Return when the next lease of a run ends, in Unix nanoseconds; None where none is held."""
+    [[expires_ns]] = connection.fetch("SELECT min(expires_ns) FROM leases WHERE run = ? AND state = 'leased'", (run,))
+    return expires_ns
+
+
 def more_are_ready(connection: Connection, run: str) -> bool:
     """Whether complete groups of a run wait to be leased."""
     return bool(connection.fetch_one(f"SELECT 1 {_UNLEASED} AND ready IS NOT NULL LIMIT 1", (run,)))

@@ -14,11 +14,14 @@ from msgspec import structs
 from nexrl.records import TrainingGroup, encode
 from nexrl_ingest.assembly import measuring
 from nexrl_ingest.groups import adopting, pool
+from nexrl_ingest.groups.rules import SECOND_NS
 from nexrl_ingest.store import Store
 from nexrl_ingest.wire import MIB, Leased, LeaseReply, LeaseRequest
 
-LONGEST_NAP_S = 0.25
-"""A lease that ran out, and a client that hung up, are noticed within this time."""
+LONGEST_NAP_S = 5.0
+"""A client that hung up is noticed within this time."""
+SHORT_NAP_S = 0.25
+"""Where time alone may make a group ready, or other replicas are not heard."""
 TOKEN_BYTES = 20
 """Of a sequence, as MessagePack: id, mask, logprob, weight version and temperature, 4 bytes each."""
 SEQUENCE_BYTES = 400
@@ -32,6 +35,19 @@ class Changes:
         self._changed = asyncio.Event()
         self.closed = False
         """The server stops: nobody waits any longer."""
+        self._leave: Callable[[], None] | None = None
+
+    def follow(self, store: Store) -> None:
+        """Announce what the store's bell rings for, until closed."""
+        loop = asyncio.get_running_loop()
+
+        def told() -> None:
+            # The bell is rung by other threads, and may be while this one's loop ends.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self.announce)
+
+        store.bell.listen(told)
+        self._leave = partial(store.bell.leave, told)
 
     def announce(self) -> None:
         """Wake everybody who waits: a group may be ready."""
@@ -40,6 +56,8 @@ class Changes:
 
     def close(self) -> None:
         """Let nobody wait any longer: the server stops."""
+        if self._leave:
+            self._leave()
         self.closed = True
         self.announce()
 
@@ -53,8 +71,7 @@ class Changes:
         leased = await _assemble(store, grants, int(request.max_mib * MIB))
         unfit = [grant.lease for grant in grants[len(leased) :]]
         if unfit:
-            await store.write(partial(pool.nack, leases=unfit, now_ns=time.time_ns()))
-            self.announce()
+            await store.write(partial(pool.nack, leases=unfit, now_ns=time.time_ns()), tells=True)
         more = bool(unfit) or await store.read(partial(pool.more_are_ready, run=request.run))
         return LeaseReply(leased=leased, more=more)
 
@@ -68,7 +85,7 @@ class Changes:
             if grants or left_s <= 0 or self.closed:
                 return grants
             request = structs.replace(request, steal=False)
-            await _nap(changed, min(left_s, LONGEST_NAP_S))
+            await _nap(changed, min(left_s, await _until_next_look(store, request)))
         return []
 
 
@@ -76,6 +93,17 @@ async def _nap(changed: asyncio.Event, longest_s: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(longest_s):
             await changed.wait()
+
+
+async def _until_next_look(store: Store, request: LeaseRequest) -> float:
+    """Return how long nothing can become ready that is not announced."""
+    rule = request.rule or await store.read(partial(pool.rule_of, run=request.run))
+    timed = request.external is not None or rule.quorum is not None or rule.max_staleness is not None
+    if timed or not store.hears():
+        return SHORT_NAP_S
+    expires_ns = await store.read(partial(pool.next_expiry, run=request.run))
+    left_s = LONGEST_NAP_S if expires_ns is None else (expires_ns - time.time_ns()) / SECOND_NS
+    return max(0.0, min(left_s, LONGEST_NAP_S))
 
 
 async def _prepare(store: Store, request: LeaseRequest) -> None:

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from google.protobuf import json_format
@@ -20,6 +20,15 @@ _LONGEST_ERROR = 500
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 413: 3, 415: 3, 429: 8, 503: 14}
 _CODE_UNKNOWN = 2
 _UNREADABLE = (DecodeError, json_format.ParseError, ValueError, TypeError, AttributeError, RecursionError)
+
+
+class Body(NamedTuple):
+    """A request's body."""
+
+    plain: bytes
+    content_type: str
+    packed: bytes | None = None
+    """As one zstd frame, where it came as one that can be stored."""
 
 
 def parse(data: bytes, content_type: str, kind: type[MessageT]) -> MessageT:

@@ -75,7 +75,8 @@ def _judgement(record: LogRecord, resource: Resource, attempt: str | None) -> Ju
     values = {item.key: python_value(item.value) for item in record.attributes}
     if (event := record.event_name or values.get(_EVENT_NAME)) != EVENT:
         raise PayloadError(f"a log record named {str(event or '')[:80]!r} is not kept: only {EVENT} is, as a reward")
-    session = naming.session_of({item.key: item.value for item in record.attributes}, resource.attributes, attempt)
+    own, shared = naming.texts_of(record.attributes), naming.texts_of(resource.attributes)
+    session = naming.session_of(own, shared, attempt)
     pointing = bool(record.trace_id or record.span_id)
     if pointing:
         naming.check_ids(record.trace_id, record.span_id or b"unknown.", lambda: f"{EVENT} {values.get(NAME)!r}")

@@ -42,4 +42,5 @@ def _summary(connection: Connection, session: str, run: str | None, group: str |
         status=outcome.status if outcome else "open",
         calls=count_calls(connection, session),
         rewards=ledger.named(ledger.rewards_of(connection, session)),
+        tags=ledger.tags_of(connection, session),
     )

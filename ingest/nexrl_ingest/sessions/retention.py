@@ -37,6 +37,7 @@ _OLDEST = (
 )
 _OF_A_SESSION = {
     "rewards": "session",
+    "tags": "session",
     "measures": "session",
     "externals": "session",
     "outcomes": "attempt",

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from nexrl_ingest.store.committing import Work
 from nexrl_ingest.store.connection import Connection
+from nexrl_ingest.store.telling import Bell
 
 __all__ = ["Connection", "Store", "Work"]
 
@@ -17,17 +18,25 @@ T = TypeVar("T")
 class Store(Protocol):
     """Durable storage that several replicas may share."""
 
-    async def write(self, work: Work[T], *, exclusive: bool = True) -> T:
+    bell: Bell
+    """Rings when a work that tells is committed, in this replica or in another, from any thread."""
+
+    async def write(self, work: Work[T], *, exclusive: bool = True, tells: bool = False) -> T:
         """Run `work` in a transaction and return its result once that would survive a power cut.
 
         Exclusive works follow one another, across all replicas: they may look and then decide. Others, which only
         add rows that nobody decides on, run beside those. Work may run more than once, before any of it counts.
+        `tells`: whoever waits for a change, in any replica, should look again once this is committed.
         Raises whatever `work` raises, with its changes undone, or UnavailableError where the storage refused.
         """
         ...
 
     async def read(self, work: Work[T]) -> T:
         """Run `work` on a consistent snapshot, beside the writer; raises UnavailableError where it cannot be read."""
+        ...
+
+    def hears(self) -> bool:
+        """Whether the bell rings for what other replicas do, too; where not, those who wait must look."""
         ...
 
     async def leads(self, task: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from nexrl_ingest.refusals import UnavailableError
 from nexrl_ingest.store.connection import Connection
+from nexrl_ingest.store.telling import Bell
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -36,6 +37,10 @@ class Transactions(Protocol):
         """Begin a transaction; `exclusive`: while no other replica is inside an exclusive one."""
         ...
 
+    def tell(self) -> None:
+        """Let the transaction, once it is committed, tell other replicas that something changed."""
+        ...
+
     def commit(self) -> None:
         """Return once the transaction would survive a power cut."""
         ...
@@ -52,6 +57,7 @@ class Transactions(Protocol):
 class _Submission(NamedTuple):
     work: Work[Any]
     exclusive: bool
+    tells: bool
     future: "Future[Any]"
 
 
@@ -64,16 +70,18 @@ class _Settled(NamedTuple):
 class GroupCommit:
     """The writer thread of a store."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, bell: Bell) -> None:
+        """`bell` rings after each commit of works that tell."""
         self._transactions = transactions
+        self._bell = bell
         self._failing = False
         self._queue: queue.SimpleQueue[_Submission | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_until_closed, name="nexrl-store-writer", daemon=True)
         self._writer.start()
 
-    async def write(self, work: Work[T], *, exclusive: bool) -> T:
+    async def write(self, work: Work[T], *, exclusive: bool, tells: bool) -> T:
         future: Future[T] = Future()
-        self._queue.put(_Submission(work, exclusive, future))
+        self._queue.put(_Submission(work, exclusive, tells, future))
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
@@ -126,7 +134,12 @@ class GroupCommit:
     def _transact(self, batch: list[_Submission]) -> list[_Settled]:
         connection = self._transactions.begin(exclusive=any(item.exclusive for item in batch))
         settled = [_Settled(item.future, *self._run(connection, item.work)) for item in batch]
+        tells = any(item.tells and not done.error for item, done in zip(batch, settled, strict=True))
+        if tells:
+            self._transactions.tell()
         self._transactions.commit()
+        if tells:
+            self._bell.ring()
         return settled
 
     def _run(self, connection: Connection, work: Work[Any]) -> tuple[Any, Exception | None]:

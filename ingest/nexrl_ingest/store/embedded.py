@@ -23,6 +23,7 @@ from nexrl_ingest.store.dialects import SQLITE
 from nexrl_ingest.store.schema import VERSION, migrate, refuse_newer, refuse_older
 from nexrl_ingest.store.segments import Segments
 from nexrl_ingest.store.sqlite_connection import SqliteConnection
+from nexrl_ingest.store.telling import Bell
 
 T = TypeVar("T")
 FILE = "ingest.sqlite"
@@ -50,16 +51,20 @@ class EmbeddedStore:
             _upgrade(self.connection, self.path, self.segments)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"data directory {directory}: {error}; give a directory that can be written") from error
-        self._commits = GroupCommit(_Transactions(self.connection, self.segments, str(self.path)))
+        self.bell = Bell()
+        self._commits = GroupCommit(_Transactions(self.connection, self.segments, str(self.path)), self.bell)
         self._local = threading.local()
         self._reading: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="nexrl-store-reader")
 
-    async def write(self, work: Work[T], *, exclusive: bool = True) -> T:
-        return await self._commits.write(work, exclusive=exclusive)
+    async def write(self, work: Work[T], *, exclusive: bool = True, tells: bool = False) -> T:
+        return await self._commits.write(work, exclusive=exclusive, tells=tells)
 
     async def read(self, work: Work[T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
+
+    def hears(self) -> bool:
+        return True
 
     async def leads(self, task: str) -> bool:  # noqa: ARG002 - there is one replica
         return True
@@ -120,6 +125,9 @@ class _Transactions:
     def begin(self, *, exclusive: bool) -> Connection:  # noqa: ARG002 - there is one writer
         self._raw.execute("BEGIN IMMEDIATE")
         return self._connection
+
+    def tell(self) -> None:
+        """There is nobody else."""
 
     def commit(self) -> None:
         self._segments.sync()

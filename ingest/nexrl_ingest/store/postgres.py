@@ -20,9 +20,11 @@ from nexrl_ingest.refusals import UnavailableError
 from nexrl_ingest.store.committing import Fault, GroupCommit, Work
 from nexrl_ingest.store.connection import Connection
 from nexrl_ingest.store.dialects import POSTGRES
+from nexrl_ingest.store.hearing import TELL, Hearing
 from nexrl_ingest.store.leading import Leading
 from nexrl_ingest.store.postgres_connection import SCHEMA, PostgresConnection, Raw, alive, connect, line, where
 from nexrl_ingest.store.schema import VERSION, migrate, refuse_newer
+from nexrl_ingest.store.telling import Bell
 
 T = TypeVar("T")
 READERS = 4
@@ -51,17 +53,22 @@ class PostgresStore:
         except psycopg.Error as error:
             raise ConfigError(f"{self.where}: {line(error)}; give the URL of a database that can be written") from error
         self._url = url
-        self._commits = GroupCommit(_Transactions(url, self.where))
+        self.bell = Bell()
+        self._commits = GroupCommit(_Transactions(url, self.where), self.bell)
+        self._hearing = Hearing(url, self.where, self.bell.ring)
         self._leading = Leading(url, self.where)
         self._local = threading.local()
         self._reading: set[Raw] = set()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="nexrl-store-reader")
 
-    async def write(self, work: Work[T], *, exclusive: bool = True) -> T:
-        return await self._commits.write(work, exclusive=exclusive)
+    async def write(self, work: Work[T], *, exclusive: bool = True, tells: bool = False) -> T:
+        return await self._commits.write(work, exclusive=exclusive, tells=tells)
 
     async def read(self, work: Work[T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
+
+    def hears(self) -> bool:
+        return self._hearing.works
 
     async def leads(self, task: str) -> bool:
         return await asyncio.to_thread(self._leading.leads, task)
@@ -77,6 +84,7 @@ class PostgresStore:
         for raw in self._reading:
             raw.close()
         self._leading.close()
+        self._hearing.close()
         self._commits.close()
 
     def _snapshot(self, work: Work[T]) -> T:
@@ -115,6 +123,10 @@ class _Transactions:
         if exclusive:
             self._raw.execute(_TAKE_TURNS)
         return PostgresConnection(self._raw)
+
+    def tell(self) -> None:
+        assert self._raw
+        self._raw.execute(TELL)
 
     def commit(self) -> None:
         assert self._raw

@@ -87,6 +87,12 @@ _VERSION_6 = """
 ALTER TABLE judgements ADD COLUMN at_ns {integer} NOT NULL DEFAULT 0;
 UPDATE judgements SET at_ns = {now_ns};
 """
+_VERSION_7 = """
+-- Words about sessions: of one name the latest counts.
+CREATE TABLE tags (session TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (session, name));
+-- Sessions that have feedback of a name are found from their rewards.
+CREATE INDEX rewards_by_name ON rewards (name, session);
+"""
 MIGRATIONS: list[list[str | Upgrade]] = [
     [_VERSION_1],
     [_VERSION_2],
@@ -94,6 +100,7 @@ MIGRATIONS: list[list[str | Upgrade]] = [
     [_VERSION_4],
     [_VERSION_5_TABLES, spans_to_blocks, _VERSION_5_VIEW],
     [_VERSION_6, bodies_to_segments],
+    [_VERSION_7],
 ]
 VERSION = len(MIGRATIONS)
 

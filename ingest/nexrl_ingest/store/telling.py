@@ -1,0 +1,27 @@
+"""Who is told that something changed that others wait for: callbacks, called from the thread that knows of it."""
+
+import threading
+from collections.abc import Callable
+
+Told = Callable[[], None]
+
+
+class Bell:
+    """Rings for everybody who listens."""
+
+    def __init__(self) -> None:
+        self._told: set[Told] = set()
+        self._turn = threading.Lock()
+
+    def listen(self, told: Told) -> None:
+        with self._turn:
+            self._told.add(told)
+
+    def leave(self, told: Told) -> None:
+        with self._turn:
+            self._told.discard(told)
+
+    def ring(self) -> None:
+        with self._turn:
+            for told in self._told:
+                told()
