@@ -3,7 +3,7 @@
 Light on purpose: no torch, ray, aiohttp or transformers is loaded by this import, and nothing is patched by it.
 """
 
-from nexrl.emitting import emit_reward, emit_reward_async
+from nexrl.emitting import emit_reward, emit_reward_async, tag
 from nexrl.errors import NexrlError
 from nexrl.instrumenting import Instrumented, instrument, uninstrument
 from nexrl.records import Call, Reward, Task, Trajectory
@@ -29,5 +29,6 @@ __all__ = [
     "instrument",
     "reward",
     "session",
+    "tag",
     "uninstrument",
 ]

@@ -1,4 +1,4 @@
-"""Give a reward to a session, from inside an agent or from an application, now or next week.
+"""Give a reward or a tag to a session, from inside an agent or from an application, now or next week.
 
 An agent reaches its own session with the key it calls the model with; an application needs a grant, or the admin key,
 from which a grant for the one session is derived here: no other key of it is sent. Who may say what is ingest's part.
@@ -10,7 +10,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -50,23 +50,34 @@ def emit_reward(
 ) -> bool:
     """Give the current session, or the one named, a reward; return whether ingest has it, on disk.
 
-    `call` judges one model call of it, by its id in ingest. Sent again with the same `id` a reward is kept once; where
-    none is given there is a new one, so that our own tries count once. `by` is who judged (a user's name, say); `at_ns`
-    when, Unix time in nanoseconds, which only a trainer's key may say. Ingest is at `url` or NEXRL_INGEST_URL.
+    `call` judges one model call of it, by the id of its reply or by its id in ingest. Sent again with the same `id` a
+    reward is kept once; where none is given there is a new one, so that our own tries count once. `by` is who judged (a
+    user's name, say); `at_ns` when, Unix time in nanoseconds, which only a trainer's key may say. Ingest is at `url` or
+    NEXRL_INGEST_URL.
 
     A reward that cannot be delivered is said in the log, once for each kind of error, and harms nobody; with `required`
     it raises instead: ConfigError (value, address, refused), AccessError (no key, not allowed), ServiceError (away).
     """
-    try:
-        named = session or current_session().id
-        address, body = _address(url, named), _body(name, value, call, by, id, explanation, at_ns)
-        _deliver(address, body, key or _key_for(named or ""))
-    except NexrlError as error:
-        if required:
-            raise
-        _say_once(error)
-        return False
-    return True
+    return _say(
+        "rewards", lambda: _body(name, value, call, by, id, explanation, at_ns), session, url, key, required=required
+    )
+
+
+def tag(
+    name: str,
+    value: str,
+    *,
+    session: str | None = None,
+    url: str | None = None,
+    key: str | None = None,
+    required: bool = False,
+) -> bool:
+    """Tag the current session, or the one named: `nexrl.tag("variant", "b")`; return whether ingest has it, on disk.
+
+    Of one name the latest counts. A recipe learns from sessions with the tags it names, `nexrl sessions` shows them.
+    What else is given, and what becomes of one that cannot be delivered, is as with `emit_reward`.
+    """
+    return _say("tags", lambda: _tag_body(name, value), session, url, key, required=required)
 
 
 async def emit_reward_async(name: str, value: float, **options: Any) -> bool:
@@ -77,13 +88,29 @@ async def emit_reward_async(name: str, value: float, **options: Any) -> bool:
     return await asyncio.to_thread(functools.partial(emit_reward, name, value, **options))
 
 
-def _address(url: str | None, session: str | None) -> str:
+def _say(
+    what: str, body: Callable[[], bytes], session: str | None, url: str | None, key: str | None, *, required: bool
+) -> bool:
+    """Post to the session's `what`; return whether it arrived, and raise why not where it is required."""
+    try:
+        named = session or current_session().id
+        address, content = _address(what, url, named), body()
+        _deliver(address, content, key or _key_for(named or ""))
+    except NexrlError as error:
+        if required:
+            raise
+        _say_once(error)
+        return False
+    return True
+
+
+def _address(what: str, url: str | None, session: str | None) -> str:
     if not session:
-        raise AccessError("whose reward is it? Open a `nexrl.session()`, or name one with `session=`")
+        raise AccessError("whose reward or tag is it? Open a `nexrl.session()`, or name one with `session=`")
     base = url or os.environ.get(INGEST_VARIABLE)
     if not base or not base.startswith(("http://", "https://")):
         raise ConfigError(f"no address of ingest ({base!r}): set {INGEST_VARIABLE}, or give it with `url=`")
-    return f"{base.rstrip('/')}/api/sessions/{quote(session, safe='')}/rewards"
+    return f"{base.rstrip('/')}/api/sessions/{quote(session, safe='')}/{what}"
 
 
 def _body(
@@ -103,10 +130,17 @@ def _body(
         raise ConfigError(f"reward {name!r}: {error}") from error
 
 
+def _tag_body(name: str, value: str) -> bytes:
+    try:
+        return msgspec.json.encode({"name": name, "value": value})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"tag {name!r}: {error}") from error
+
+
 def _key_for(session: str, environment: Mapping[str, str] = os.environ) -> str:
     """Return the key with which to reward a session: the agent's own, else a grant derived from the admin key."""
-    for name in API_KEYS:
-        if attempt_named_by(key := environment.get(name, "")) == session:
+    for key in (current_session().key or "", *(environment.get(name, "") for name in API_KEYS)):
+        if attempt_named_by(key) == session:
             return key
     if admin := environment.get(ADMIN_KEY_VARIABLE):
         return reward_grant(session, admin)
@@ -156,4 +190,4 @@ def _kind(status: int) -> type[NexrlError]:
 def _say_once(error: NexrlError) -> None:
     if type(error) not in _said:
         _said.add(type(error))
-        _log.warning("a reward is lost, and so may others be, unsaid: %s", error)
+        _log.warning("a reward or tag is lost, and so may others be, unsaid: %s", error)

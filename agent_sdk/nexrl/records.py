@@ -168,6 +168,8 @@ class Turn(Struct, frozen=True, kw_only=True):
     """Index of its first sampled token in the sequence."""
     end: int
     """Index after its last one."""
+    agent: str | None = None
+    """The sub-agent that called."""
     finish_reason: str = "stop"
     altered: list[str] = []
     """Sampling parameters by which the engine changed the distribution beyond temperature: see `sampling.py`."""
@@ -192,6 +194,7 @@ class Sequence(Struct, frozen=True, kw_only=True):
     calls: list[str]
     """Ids of the calls along the chain, first to last."""
     agent: str | None = None
+    """The sub-agent that made the first of them."""
     turns: list[Turn] = []
     """One per call of the chain, in the same order."""
 

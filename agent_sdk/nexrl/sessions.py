@@ -39,6 +39,8 @@ class Session(Struct, frozen=True, kw_only=True):
     """The key of the sessions that this one is to be compared with."""
     agent: str | None = None
     """The sub-agent that calls."""
+    key: str | None = None
+    """The session's attempt key, where whoever opened it has one that the process as a whole does not."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -49,7 +51,7 @@ class Session(Struct, frozen=True, kw_only=True):
     def environment(self) -> dict[str, str]:
         """Return this process's environment for a subprocess whose model calls belong to the session.
 
-        The base URLs name the session, so a program in any language is attributed as it is.
+        The base URLs name the session, so a program in any language is attributed as it is; a key goes with it.
         """
         inherited = dict(os.environ)
         said = {at.SESSION: self.id, at.GROUP: self.group, _AGENT: self.agent}
@@ -58,7 +60,8 @@ class Session(Struct, frozen=True, kw_only=True):
         bases = {name: inherited[name] for name in BASE_URLS if inherited.get(name)}
         if self.id:
             bases = {name: with_session(url, self.id) for name, url in bases.items()}
-        return {**inherited, **bases, BAGGAGE: ",".join(f"{name}={value}" for name, value in members.items())}
+        keys = dict.fromkeys(API_KEYS, self.key) if self.key else {}
+        return {**inherited, **bases, **keys, BAGGAGE: ",".join(f"{name}={value}" for name, value in members.items())}
 
 
 class Scope(AbstractContextManager[Session], AbstractAsyncContextManager[Session]):
@@ -86,12 +89,15 @@ class Scope(AbstractContextManager[Session], AbstractAsyncContextManager[Session
         self.__exit__(kind, error, trace)
 
 
-def session(named: str | None = None, /, *, group: str | None = None, agent: str | None = None) -> Scope:
+def session(
+    named: str | None = None, /, *, group: str | None = None, agent: str | None = None, key: str | None = None
+) -> Scope:
     """Attribute the model calls made inside to one session: `with nexrl.session("ticket-17", group="refunds"):`.
 
     Without a name it is new and unguessable, within another session too; but a process that belongs to a session (an
-    agent that a trainer started, say) has only that one. Raises AccessError for a name that cannot be one, or is not
-    the process's own; ConfigError for a group or agent that cannot stand in a header.
+    agent that a trainer started, say) has only that one. `key` is its attempt key, for rewards from inside and for
+    subprocesses. Raises AccessError for a name that cannot be one, or is not the process's own; ConfigError for a group
+    or agent that cannot stand in a header.
     """
     own = process_session()
     if own.id and named and named != own.id:
@@ -100,7 +106,8 @@ def session(named: str | None = None, /, *, group: str | None = None, agent: str
             "baggage says; leave the name out"
         )
     name = own.id or check_attempt_id(named or new_attempt_id("session"))
-    return Scope(Session(id=name, group=_named("group", group) or own.group, agent=_named("agent", agent) or own.agent))
+    group, agent = _named("group", group) or own.group, _named("agent", agent) or own.agent
+    return Scope(Session(id=name, group=group, agent=agent, key=key))
 
 
 def agent(name: str, /) -> Scope:

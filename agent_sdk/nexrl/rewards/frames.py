@@ -1,14 +1,11 @@
-"""What a worker process and its owner say to each other: MessagePack, each message behind its length."""
-
-import struct
+"""What a worker process and its owner say to each other, as MessagePack."""
 
 from msgspec import Struct
 
-from nexrl.records import Reward, encode
+from nexrl.records import Reward
 from nexrl.rewards.rollout import Rollout
 
-HEAD = struct.Struct(">Q")
-STARTED = HEAD.pack(0)
+STARTED = b""
 """An empty message: the file is imported, the function ready, its time begins to count."""
 
 
@@ -26,8 +23,3 @@ class Reply(Struct, frozen=True, kw_only=True):
 
     rewards: list[list[Reward]] = []
     error: str = ""
-
-
-def framed(record: Request | Reply) -> bytes:
-    body = encode(record)
-    return HEAD.pack(len(body)) + body

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from nexrl.errors import RewardError
+from nexrl.parameters import wanted_parameters
 from nexrl.records import Reward
 from nexrl.rewards.returned import rewards_of, rewards_of_group
-from nexrl.rewards.rollout import GROUP_PARAMETERS, PARAMETERS, Rollout, arguments, wanted_parameters
+from nexrl.rewards.rollout import GROUP_PARAMETERS, PARAMETERS, Rollout, arguments
 
 DEFAULT_TIMEOUT_S = 30.0
 Place = Literal["process", "thread"]
@@ -48,7 +49,10 @@ class RewardFunction:
         self._making = threading.Lock()
         called = _called(marked, self.name)
         self.asynchronous = inspect.iscoroutinefunction(called)
-        self.wanted = wanted_parameters(called, self.name, GROUP_PARAMETERS if group else PARAMETERS)
+        try:
+            self.wanted = wanted_parameters(called, GROUP_PARAMETERS if group else PARAMETERS)
+        except ValueError as error:
+            raise RewardError(f"reward {self.name!r} {error}") from error
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.prepare()(*args, **kwargs)

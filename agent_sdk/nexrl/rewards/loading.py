@@ -1,10 +1,9 @@
 """Reward files: import one, and find what is marked in it."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
-from nexrl.errors import RewardError
+from nexrl.errors import ConfigError, RewardError
+from nexrl.importing import import_file
 from nexrl.rewards.function import RewardFunction
 
 
@@ -15,20 +14,10 @@ def load_rewards(path: Path) -> list[RewardFunction]:
     marks no function, or marks two of the same name.
     """
     path = path.resolve()
-    if not path.is_file():
-        raise RewardError(f"reward file {path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"nexrl_reward_{path.stem}", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    if str(path.parent) not in sys.path:
-        # Last, so that a neighbour never hides an installed package.
-        sys.path.append(str(path.parent))
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise RewardError(f"reward file {path} does not import: {type(error).__name__}: {error}") from error
+        module = import_file(path, "reward file")
+    except ConfigError as error:
+        raise RewardError(str(error)) from error
     marked = [value for value in vars(module).values() if isinstance(value, RewardFunction)]
     found = list(dict.fromkeys(marked))
     if not found:

@@ -3,13 +3,11 @@
 Pure data. Whoever runs rollouts fills them in; what nobody asks for (`needs`) need not be fetched.
 """
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import Struct, structs
 
-from nexrl.errors import RewardError
 from nexrl.records import Call
 
 
@@ -54,20 +52,6 @@ GROUP_PARAMETERS = ("task", "answers", "rollouts")
 """Of a function with `group=True`: the task is the same for all, the others are lists, one entry per rollout."""
 _EMPTY = Rollout(task={}, answer="")
 _FETCHED = frozenset({"messages", "calls", "steps"})
-
-
-def wanted_parameters(function: Callable[..., Any], name: str, known: Sequence[str]) -> list[str]:
-    """Return the parameters to be given; raises RewardError for one that nobody can give."""
-    wanted: list[str] = []
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.name in known:
-            wanted.append(parameter.name)
-        elif parameter.default is parameter.empty and parameter.kind not in {
-            parameter.VAR_POSITIONAL,
-            parameter.VAR_KEYWORD,
-        }:
-            raise RewardError(f"reward {name!r} asks for {parameter.name!r}: it can have {', '.join(known)}")
-    return wanted
 
 
 def needs(wanted: Sequence[str]) -> frozenset[str]:

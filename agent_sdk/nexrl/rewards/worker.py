@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 from nexrl.errors import RewardError
-from nexrl.records import decode
-from nexrl.rewards.frames import HEAD, STARTED, Reply, Request, framed
+from nexrl.records import decode, encode
+from nexrl.rewards.frames import STARTED, Reply, Request
 from nexrl.rewards.function import RewardFunction
 from nexrl.rewards.loading import load_rewards
-from nexrl.service import die_with_parent
+from nexrl.worker_process import die_with, framed, read_message
 
 
 class Worker:
@@ -28,19 +28,18 @@ class Worker:
     def serve(self) -> None:
         """Judge until the owner closes the connection."""
         with asyncio.Runner() as runner:
-            while head := self._read(HEAD.size):
-                request = decode(self._read(HEAD.unpack(head)[0]), Request)
-                reply = self._judged(request, runner)
+            while body := read_message(self._connection):
+                reply = self._judged(decode(body, Request), runner)
                 if os.getpid() != self._process:
                     # The function forked, and its child came back here: the parent answers.
                     os._exit(0)
-                self._connection.sendall(framed(reply))
+                self._connection.sendall(framed(encode(reply)))
 
     def _judged(self, request: Request, runner: asyncio.Runner) -> Reply:
         try:
             function = self._function(request.file, request.name)
             function.prepare()
-            self._connection.sendall(STARTED)
+            self._connection.sendall(framed(STARTED))
             return Reply(rewards=runner.run(function.judge(request.rollouts)))
         except RewardError as error:
             return Reply(error=str(error))
@@ -51,23 +50,6 @@ class Worker:
         if (file, name) not in self._functions:
             raise RewardError(f"reward {name!r}: it is gone from {file}; was the file changed during the run?")
         return self._functions[file, name]
-
-    def _read(self, size: int) -> bytes:
-        """Return so many bytes, or none where the owner is gone."""
-        read = bytearray()
-        while len(read) < size:
-            chunk = self._connection.recv(min(size - len(read), 1 << 20))
-            if not chunk:
-                return b""
-            read += chunk
-        return bytes(read)
-
-
-def die_with(parent: int) -> None:
-    """End with the process `parent`, also in the midst of a function that never returns. Linux only."""
-    die_with_parent()
-    if sys.platform == "linux" and os.getppid() != parent:  # it was gone before that
-        sys.exit(1)
 
 
 def main() -> None:

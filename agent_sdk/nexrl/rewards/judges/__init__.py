@@ -10,6 +10,7 @@ What a judge needs beyond NexRL is imported when it is first used, and refused w
 """
 
 from nexrl.rewards.judges.code import passes_programs, passes_tests
+from nexrl.rewards.judges.generated import reasoning_gym_score
 from nexrl.rewards.judges.language_model import LlmJudge
 from nexrl.rewards.judges.numbers import last_number, math_equal, numbers_equal
 from nexrl.rewards.judges.schema import valid_json
@@ -25,5 +26,6 @@ __all__ = [
     "numbers_equal",
     "passes_programs",
     "passes_tests",
+    "reasoning_gym_score",
     "valid_json",
 ]

@@ -16,10 +16,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from nexrl import confine
 from nexrl.errors import RewardError
-from nexrl.rewards.judges.confine import CANNOT
 
-CONFINE = Path(__file__).with_name("confine.py")
 FILE_BYTES = 16 << 20
 """Of each file it writes, its output too."""
 READ_BYTES = 1 << 20
@@ -52,7 +51,7 @@ def run_confined(
         streams[0].write_text(stdin)
         with streams[0].open("rb") as in_, streams[1].open("wb") as out, streams[2].open("wb") as err:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(CONFINE), json.dumps(limits), *command],
+                [sys.executable, "-I", "-S", confine.__file__, json.dumps(limits), *command],
                 stdin=in_,
                 stdout=out,
                 stderr=err,
@@ -62,7 +61,7 @@ def run_confined(
             )
             timed_out = _wait(process, timeout_s)
         stdout, stderr = (_beginning(stream) for stream in streams[1:])
-    if process.returncode == CANNOT and stderr.startswith("unshare: "):
+    if process.returncode == confine.CANNOT and stderr.startswith("unshare: "):
         raise RewardError(f"cannot run code without a network here ({stderr}); allow user namespaces, or network=True")
     code = process.returncode
     return Ran(exit_code=code if code >= 0 else 128 - code, timed_out=timed_out, stdout=stdout, stderr=stderr)
