@@ -47,15 +47,21 @@ def demonstrate(problem: Problem, rng: random.Random) -> list[Message]:
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": problem.question},
     ]
+    steps = steps_taken(problem, rng)
+    for step in steps:
+        messages += [_call(step), {"role": "tool", "content": str(calculate(step))}]
+    return [*messages, _final(calculate(steps[-1]) if steps else problem.first[2])]
+
+
+def steps_taken(problem: Problem, rng: random.Random) -> list[Step]:
+    """Return what he calculates, rightly or wrongly; nothing where he guesses."""
     if rng.random() < GUESSES:
-        return [*messages, _final(problem.first[2])]
+        return []
     steps = [problem.first] if problem.then and rng.random() < STOPS_SHORT else problem.steps
-    result = 0
-    for index, (a, symbol, b) in enumerate(steps):
-        step = (result if index else a, _operator(symbol, rng), b)
-        result = calculate(step)
-        messages += [_call(step), {"role": "tool", "content": str(result)}]
-    return [*messages, _final(result)]
+    taken: list[Step] = []
+    for a, symbol, b in steps:
+        taken.append((calculate(taken[-1]) if taken else a, _operator(symbol, rng), b))
+    return taken
 
 
 def _operator(right: str, rng: random.Random) -> str:

@@ -6,6 +6,7 @@ Writes a Hugging Face directory, whole or not at all, and does nothing where it 
 does is `dialogues.py`'s, how it becomes token ids `tokens.py`'s.
 """
 
+import functools
 import itertools
 import json
 import random
@@ -13,11 +14,12 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from dialogues import demonstrate
+from dialogues import TOOLS, demonstrate
 from problems import Problem, draw, rows
 
 if TYPE_CHECKING:
@@ -76,10 +78,11 @@ def new_model(tokenizer: "PreTrainedTokenizerFast") -> "LlamaForCausalLM":
     )
 
 
-def supervise(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFast", *, seed: int, steps: int) -> None:
+def supervise(model: "LlamaForCausalLM", data: "list[Example]") -> None:
+    """Train on the examples once, BATCH a step."""
     import torch
 
-    data = examples(tokenizer, seed, steps * BATCH)
+    steps = len(data) // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / WARMUP, 1.0) * (1 - step / steps)
@@ -129,23 +132,47 @@ def show(line: str, *, last: bool = True) -> None:
 
 
 def make(directory: Path, *, seed: int, steps: int) -> None:
-    """Write tokenizer, weights and configurations to a directory that is there."""
-    import torch
+    """Write the quick start's model to a directory that is there."""
     from tokens import make_tokenizer
+
+    rng = random.Random("tokenizer")
+    tokenizer = make_tokenizer([(demonstrate(draw(rng), rng), TOOLS) for _ in range(TOKENIZER_DIALOGUES)])
+    write(directory, tokenizer, examples(tokenizer, seed, steps * BATCH), seed=seed)
+
+
+def write(directory: Path, tokenizer: "PreTrainedTokenizerFast", data: "list[Example]", *, seed: int) -> None:
+    """Write tokenizer, a new model supervised on the examples, and configurations to a directory that is there."""
+    import torch
     from transformers import GenerationConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     torch.manual_seed(seed)
-    rng = random.Random("tokenizer")
-    tokenizer = make_tokenizer([demonstrate(draw(rng), rng) for _ in range(TOKENIZER_DIALOGUES)])
     model = new_model(tokenizer)
-    supervise(model, tokenizer, seed=seed, steps=steps)
+    supervise(model, data)
     model.generation_config = GenerationConfig(
         eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id, do_sample=True
     )
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def make_once(out: Path, label: dict[str, int], fill: Callable[[Path], None]) -> None:
+    """Fill a directory beside `out` and rename it, or do nothing where what the label says already stands."""
+    if stands(out, label):
+        show(f"{out} is already made")
+        return
+    started = time.monotonic()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        fill(unfinished)
+        (unfinished / LABEL).write_text(json.dumps(label) + "\n", encoding="utf-8")
+        unfinished.chmod(0o755)
+        settle(unfinished, out, label)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    show(f"{out} made in {time.monotonic() - started:.0f} s")
 
 
 def stands(out: Path, label: dict[str, int]) -> bool:
@@ -175,21 +202,7 @@ def main(
     ] = STEPS,
 ) -> None:
     """Make the quick start's model in Hugging Face layout; takes a minute and a half of one core."""
-    label = {"seed": seed, "steps": steps}
-    if stands(out, label):
-        show(f"{out} is already made")
-        return
-    started = time.monotonic()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        make(unfinished, seed=seed, steps=steps)
-        (unfinished / LABEL).write_text(json.dumps(label) + "\n", encoding="utf-8")
-        unfinished.chmod(0o755)
-        settle(unfinished, out, label)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    show(f"{out} made in {time.monotonic() - started:.0f} s")
+    make_once(out, {"seed": seed, "steps": steps}, functools.partial(make, seed=seed, steps=steps))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ from msgspec import Struct
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+Tool = dict[str, Any]
+Dialogue = tuple[list[Message], list[Tool]]
+"""What is said, and the tools that the assistant is told of."""
+
 VOCABULARY = 1024
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
@@ -27,9 +31,9 @@ class Example(Struct, frozen=True):
     """True where the demonstrator speaks."""
 
 
-def make_tokenizer(dialogues: Iterable[list[Message]]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer on the dialogues, rendered by the chat template it will carry."""
-    blank = _wrapped(Tokenizer(models.BPE()))
+def make_tokenizer(dialogues: Iterable[Dialogue], template: Path = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer on dialogues and their tools, rendered by the chat template it will carry."""
+    blank = _wrapped(Tokenizer(models.BPE()), template)
     tokenizer = Tokenizer(models.BPE())
     # Text is split at digits, not at words: the fixed phrases, tool definitions included, become a few long tokens, a
     # dialogue stays under 80 tokens, and a laptop can train on thousands of them in a minute. It is split after the
@@ -49,25 +53,28 @@ def make_tokenizer(dialogues: Iterable[list[Message]]) -> PreTrainedTokenizerFas
         show_progress=False,
     )
     between = re.compile(f"{re.escape(START)}|{re.escape(END)}")
-    tokenizer.train_from_iterator((part for d in dialogues for part in between.split(render(blank, d))), trainer)
-    return _wrapped(tokenizer)
+    rendered = (render(blank, messages, tools=tools) for messages, tools in dialogues)
+    tokenizer.train_from_iterator((part for text in rendered for part in between.split(text)), trainer)
+    return _wrapped(tokenizer, template)
 
 
-def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+def _wrapped(tokenizer: Tokenizer, template: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,
         additional_special_tokens=[START],
-        chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
+        chat_template=template.read_text(encoding="utf-8"),
         clean_up_tokenization_spaces=False,
     )
 
 
-def render(tokenizer: PreTrainedTokenizerFast, messages: list[Message], *, prompt: bool = False) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerFast, messages: list[Message], *, tools: list[Tool] = TOOLS, prompt: bool = False
+) -> str:
     """Return the dialogue as text; with `prompt`, up to where the assistant speaks next."""
-    tools: Any = TOOLS
-    text: Any = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt)
+    given: Any = tools
+    text: Any = tokenizer.apply_chat_template(messages, tools=given, tokenize=False, add_generation_prompt=prompt)
     return text
 
 
@@ -84,11 +91,11 @@ def pieces(text: str) -> list[tuple[str, bool]]:
     return cut
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> Example:
+def encode(tokenizer: PreTrainedTokenizerFast, messages: list[Message], tools: list[Tool] = TOOLS) -> Example:
     """Tokenise piece by piece, as the proxy does: it appends to ids the model sampled and never encodes them anew."""
     ids: list[int] = []
     learned: list[bool] = []
-    for piece, by_assistant in pieces(render(tokenizer, messages)):
+    for piece, by_assistant in pieces(render(tokenizer, messages, tools=tools)):
         piece_ids = tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False).ids
         ids += piece_ids
         learned += [by_assistant] * len(piece_ids)

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples/agents"
 REQUIREMENTS = Path(__file__).with_name("requirements")
 INSTALL_TIMEOUT_S = 1800
 ERROR_LINES = 15
@@ -50,9 +52,27 @@ def rehearsed_model(show: Callable[[str], None]) -> Path:
     return made("rehearsed", source, lambda folder: run([sys.executable, script, folder]), show)
 
 
+def small_model(show: Callable[[str], None]) -> Path:
+    """Return the folder of the examples' model; raises InstallError."""
+    script = EXAMPLES / "model/make_small_model.py"
+    sources = [*sorted(script.parent.glob("*.*")), *sorted((ROOT / "recipes/quickstart").glob("*.py"))]
+    source = b"".join(file.read_bytes() for file in sources)
+    return made("examples", source, lambda folder: run([sys.executable, script, "--out", folder]), show)
+
+
+def example_environment(name: str, show: Callable[[str], None]) -> dict[str, Path]:
+    """Return what an example's page makes in its folder, and where it is kept; raises InstallError."""
+    if (EXAMPLES / name / "package-lock.json").is_file():
+        return {"node_modules": node_modules_of(name, show)}
+    if (EXAMPLES / name / "requirements.txt").is_file():
+        return {".venv": python_of(name, show).parents[1]}
+    return {}
+
+
 def python_of(name: str, show: Callable[[str], None]) -> Path:
-    """Return the Python that has `requirements/NAME.txt` installed; raises InstallError."""
-    listed = REQUIREMENTS / f"{name}.txt"
+    """Return the Python that has what an example, or `requirements/NAME.txt`, lists; raises InstallError."""
+    shipped = EXAMPLES / name / "requirements.txt"
+    listed = shipped if shipped.is_file() else REQUIREMENTS / f"{name}.txt"
 
     def fill(folder: Path) -> None:
         run([sys.executable, "-m", "venv", folder])
@@ -62,11 +82,14 @@ def python_of(name: str, show: Callable[[str], None]) -> Path:
 
 
 def node_modules_of(name: str, show: Callable[[str], None]) -> Path:
-    """Return the folder with the packages of `requirements/NAME/package-lock.json`; raises InstallError."""
-    listed = REQUIREMENTS / name
+    """Return the folder with the packages that an example, or `requirements/NAME`, lists; raises InstallError."""
+    shipped = EXAMPLES / name
+    listed = shipped if shipped.is_dir() else REQUIREMENTS / name
 
     def fill(folder: Path) -> None:
-        shutil.copytree(listed, folder)
+        folder.mkdir()
+        for file in ("package.json", "package-lock.json"):
+            shutil.copy(listed / file, folder)
         run(["npm", "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", folder])
 
     return made(name, (listed / "package-lock.json").read_bytes(), fill, show) / "node_modules"
