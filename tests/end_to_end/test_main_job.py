@@ -134,7 +134,8 @@ def test_a_failed_rollout_is_data_and_the_run_goes_on(model, tmp_path):
 @pytest.mark.soak
 def test_a_run_that_gets_no_better_stops_early_and_says_which_step_was_best(model, tmp_path):
     # Every rollout succeeds, before and after: no step is better than the model as it was.
-    settings = ["tasks.heldout=fine.jsonl", "evaluation={every: 1, patience: 1, success_at: 0}", "steps=5"]
+    heldout = "tasks.heldout=[{path: fine.jsonl, id: 'heldout-{id}'}]"
+    settings = [heldout, "evaluation={every: 1, patience: 1, success_at: 0}", "steps=5"]
     code, output = train(PLAIN, tmp_path / "run", *settings, model=model)
     assert code == 0, output
     assert "stopped early after 1 steps" in output

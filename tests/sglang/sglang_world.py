@@ -44,7 +44,7 @@ def serving(model: Path, log: Path) -> Iterator[str]:
     command = [
         sys.executable,
         "-m",
-        "nexrl_trainer.engines.sglang",
+        "nexrl_trainer.engines.servers",
         "--python",
         str(PYTHON),
         "--exit-with-parent",
@@ -94,7 +94,7 @@ class Server:
     async def publish(self) -> int:
         """Update to other weights as the trainer does; return their version."""
         version, folder = self.version + 1, self.other_weights()
-        await self.client.update(generations.update(await self.client.generation("sglang"), folder, version))
+        await self.client.update(generations.from_folder(await self.client.generation("sglang"), folder, version))
         self.folders[version] = folder
         return version
 

@@ -1,15 +1,15 @@
 """What NexRL relies on of SGLang's native API, seen in a real server."""
 
 import asyncio
-import base64
-import pickle
 
 import pytest
-import safetensors.torch
 from sglang_world import Heard, Server, some_tokens, work
 
 from nexrl.errors import ServiceError
 from nexrl_trainer.engines import generations
+from nexrl_trainer.engines.colocation import CACHE, GRAPHS, WEIGHTS
+from nexrl_trainer.engines.tensors import buckets
+from nexrl_trainer.engines.verification import Published, verify
 
 PROMPT = [72, 101, 108, 108, 111, 44, 32]
 LONG = 400
@@ -60,19 +60,38 @@ async def test_weights_from_disk_sample_the_very_next_token_under_their_version(
 
 async def test_weights_from_tensors_sample_the_very_next_token_under_their_version(server: Server):
     folder, version = server.other_weights(), server.version + 1
-    tensors = list(safetensors.torch.load_file(folder / "model.safetensors").items())
-    packed = base64.b64encode(pickle.dumps(tensors)).decode()
-    body = {"serialized_named_tensors": [packed], "flush_cache": True, "weight_version": str(version)}
-    await server.post("/update_weights_from_tensor", body, status=400)
-    await server.post("/begin_weight_update", {})
-    await server.post("/update_weights_from_tensor", body)
-    await server.post("/end_weight_update", {})
+    generation = await server.client.generation("sglang")
+    running = asyncio.create_task(server.generate(PROMPT, LONG))
+    await asyncio.sleep(0.3)
+    await server.client.update(generations.from_tensors(generation, buckets(folder, most=40_000), version))
     server.folders[version] = folder
     assert server.assert_sampled(await server.generate(PROMPT, 20), PROMPT) == [version]
+    assert server.assert_sampled(await running, PROMPT) == [version - 1, version]
+
+
+async def test_tensors_that_break_off_halfway_leave_requests_aside_until_a_whole_update(server: Server):
+    folder, version = server.other_weights(), server.version + 1
+    generation = await server.client.generation("sglang")
+    first = next(iter(buckets(folder, most=40_000)))
+    with pytest.raises(ServiceError, match=f"refused weight version {version} at /update_weights_from_tensor"):
+        await server.client.update(generations.from_tensors(generation, [first, "bm8gcGlja2xl"], version))
+    waiting = asyncio.create_task(server.generate(PROMPT, 20))
+    await asyncio.sleep(1.0)
+    assert not waiting.done()
+    await server.client.update(generations.from_tensors(generation, buckets(folder), version))
+    server.folders[version] = folder
+    assert server.assert_sampled(await waiting, PROMPT) == [version]
+
+
+async def test_what_the_server_holds_is_what_was_published_tensor_by_tensor(server: Server):
+    version = await server.publish()
+    verify("sglang", version, Published(server.folders[version]), await server.client.checksums())
+    with pytest.raises(ServiceError, match=r"something else than weight version .* in model\.embed_tokens\.weight"):
+        verify("sglang", version, Published(server.other_weights()), await server.client.checksums())
 
 
 async def test_weights_that_do_not_fit_are_refused_by_name_and_requests_go_on(server: Server, tmp_path):
-    update = generations.update(await server.client.generation("sglang"), tmp_path, server.version + 1)
+    update = generations.from_folder(await server.client.generation("sglang"), tmp_path, server.version + 1)
     running = asyncio.create_task(server.generate(PROMPT, LONG))
     await asyncio.sleep(0.3)
     with pytest.raises(ServiceError, match=f"refused weight version {server.version + 1}"):
@@ -115,3 +134,15 @@ async def test_a_pause_in_place_keeps_what_runs_where_it_is(server: Server):
     assert len(heard.completion.ids) == LONG
     assert set(heard.completion.weight_versions) == {version}
     server.assert_completion(heard.completion, PROMPT)
+
+
+async def test_memory_that_was_given_away_comes_back_with_the_new_weights(server: Server):
+    """On a CPU there is nothing to give away; what is seen is that the server answers so and goes on."""
+    generation, version = await server.client.generation("sglang"), server.version + 1
+    await server.client.release_memory()
+    await server.client.resume_memory([WEIGHTS, GRAPHS])
+    folder = server.other_weights()
+    await server.client.update(generations.from_folder(generation, folder, version))
+    await server.client.resume_memory([CACHE])
+    server.folders[version] = folder
+    assert server.assert_sampled(await server.generate(PROMPT, 20), PROMPT) == [version]

@@ -15,6 +15,7 @@ from nexrl.keys import attempt_key, new_admin_key
 from nexrl_trainer.engines.door import Door
 from nexrl_trainer.engines.fleet import Fleet, Member, Weights
 from nexrl_trainer.engines.publisher import Publisher
+from nexrl_trainer.recipe.engine import Engine
 from nexrl_trainer.rollouts.proxy import ProxyClient
 from nexrl_trainer.services.process import ServiceProcess
 
@@ -75,7 +76,7 @@ class Room:
     def publisher(self, folder: Path, generation, updates) -> Publisher:
         member = Member(self.server.client, generation, None)
         fleet = Fleet([member], Weights(folder, self.server.version), Door(self.proxy), print)
-        return Publisher(fleet, folder, updates)
+        return Publisher(fleet, folder, Engine(kind="sglang", updates=updates, verify=True))
 
 
 class Policy:

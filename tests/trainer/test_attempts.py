@@ -1,13 +1,16 @@
+import pytest
+
 from nexrl.records import Group, Task
 from nexrl_ingest.client import GroupState
 from nexrl_ingest.wire import RolloutState
 from nexrl_trainer.rollouts.attempts import failure_of
-from nexrl_trainer.rollouts.command import Ended
+from nexrl_trainer.rollouts.conversation import last_message
 from nexrl_trainer.rollouts.planning import afresh
+from nexrl_trainer.rollouts.runners.runner import Ended
 
 
 def ended(**fields):
-    return Ended(**{"exit_code": 0, "timed_out": False, "stdout": "", "stderr": "", "duration_s": 1.0, **fields})
+    return Ended(**{"exit_code": 0, "timed_out": False, "answer": "", "stderr": "", "duration_s": 1.0, **fields})
 
 
 def test_why_an_attempt_failed_is_said_in_one_line():
@@ -16,7 +19,23 @@ def test_why_an_attempt_failed_is_said_in_one_line():
     assert failure_of(ended(exit_code=3), 2, 60) == "agent: exit code 3"
     trace = "Traceback ...\n  File x\n  y\nKeyError: 'x'\n"
     assert failure_of(ended(exit_code=1, stderr=trace), 2, 60) == "agent: exit code 1: File x | y | KeyError: 'x'"
+    assert failure_of(ended(problem="KeyError: 'x'"), 2, 60) == "agent: KeyError: 'x'"
     assert "without a model call" in failure_of(ended(), 0, 60)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ({"content": " 42\n"}, "42"),
+        ({"content": [{"type": "text", "text": "4"}, {"type": "text", "text": "2"}]}, "42"),
+        ({"content": None, "tool_calls": []}, ""),
+    ],
+)
+def test_the_last_message_of_the_model_is_its_text(reply, said):
+    call = {"id": "c", "parent": None, "messages": [{"role": "user", "content": "6*7?"}]}
+    session = {"calls": [{**call, "reply": {"role": "assistant", **reply}}], "chains": [["c"]]}
+    assert last_message(session) == said
+    assert last_message({"calls": [], "chains": []}) == ""
 
 
 def state(group, status):

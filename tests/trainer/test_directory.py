@@ -3,8 +3,9 @@ import pytest
 
 from nexrl.errors import ConfigError
 from nexrl_trainer.directory import RunDirectory, State
+from nexrl_trainer.recipe.agent import Agent
 from nexrl_trainer.recipe.trackers import Trackers
-from nexrl_trainer.recipe.tree import Agent, Model, Recipe, Tasks
+from nexrl_trainer.recipe.tree import Model, Recipe, Tasks
 
 RECIPE = Recipe(
     name="r",

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import secrets
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -15,8 +16,10 @@ from nexrl_ingest.app import make_app
 from nexrl_ingest.client import IngestClient
 from nexrl_ingest.store.embedded import EmbeddedStore
 from nexrl_trainer.recipe.tree import Rollouts
-from nexrl_trainer.rollouts.feed import GIVEN_UP, Feed
+from nexrl_trainer.rollouts.collected import GIVEN_UP
+from nexrl_trainer.rollouts.feed import Feed
 from nexrl_trainer.rollouts.planning import Position
+from nexrl_trainer.rollouts.quarantine import Quarantine
 
 ADMIN_KEY = "an-admin-key-for-tests"
 RUN = "run"
@@ -55,6 +58,11 @@ class Agents:
         """By group number: an event that the group's rollouts wait for before they end."""
         self.rewards = {}
         """By group number, one per rollout; None fails."""
+        self.quarantine = Quarantine(None, file=Path("unused"), say=print)
+        self.forgotten = []
+
+    def forget(self, group):
+        self.forgotten.append(group)
 
     async def run(self, group, rollouts, *, priority, began):
         assert priority == (1, number_of(group))
@@ -146,6 +154,7 @@ async def test_the_first_to_finish_are_trained_and_a_straggler_that_is_too_old_t
         assert 0 not in agents.running
         assert (await feed.take(version=2, steps=7)).dropped[GIVEN_UP] == 1
         assert 0 not in feed.position.open
+    assert agents.forgotten == ["run-g0"]  # what is open at the end goes on with the next start
 
 
 async def test_a_group_that_became_too_old_while_it_waited_is_dropped_and_replaced(client):
@@ -161,6 +170,17 @@ async def test_a_group_that_became_too_old_while_it_waited_is_dropped_and_replac
         assert collected.dropped == {"stale": 2}
         assert min(numbers(collected)) > 3
     assert len(first) == 2
+
+
+async def test_tasks_that_are_set_aside_are_passed_over_and_counted(client, tmp_path):
+    agents = Agents(client)
+    agents.quarantine = Quarantine(1, file=tmp_path / "quarantine.json", say=print)
+    for number in (0, 2):
+        agents.quarantine.note(plan(number), [Outcome(status="failed", reason="agent: it broke")] * 2)
+    async with feed_of(client, agents) as feed:
+        collected = await feed.take(version=0, steps=1)
+        assert (numbers(collected), collected.quarantined) == ([1, 3], 2)
+        assert feed.position == Position(planned=4)
 
 
 async def test_an_engine_that_does_not_say_which_weights_it_has_is_an_error_and_no_endless_search(client):

@@ -18,9 +18,10 @@ from transformers import AutoModelForCausalLM
 from nexrl.records import Float32s, Group, Int32s, Reward, Sequence, Task, TrainingGroup, Trajectory, Turn
 from nexrl_trainer.batches.scoring import Scorers, choose
 from nexrl_trainer.loop import learn
+from nexrl_trainer.recipe.agent import Agent
 from nexrl_trainer.recipe.algorithm import Algorithm, Correction, Overlong
 from nexrl_trainer.recipe.train import Train
-from nexrl_trainer.recipe.tree import Agent, Model, Recipe, Rollouts, Tasks
+from nexrl_trainer.recipe.tree import Model, Recipe, Rollouts, Tasks
 
 GOLDEN = Path(__file__).with_name("golden_learning.json")
 STEPS, GROUPS, SIZE, LENGTH, SMALL = 10, 4, 8, 8, 40

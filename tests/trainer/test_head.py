@@ -78,3 +78,22 @@ def test_no_tensor_of_tokens_by_vocabulary_ever_exists(monkeypatch):
     with Largest() as largest:
         gradients(LogprobHead.instead_of(layer), layer, hidden, targets, temperatures, slopes)
     assert largest.size == V * H  # the weight's own gradient; the whole matrix would be V * 100, a chunk is V * 4
+
+
+class Softmaxes(TorchDispatchMode):
+    """Counts how often logits became logprobs."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._log_softmax.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("tokens", "computed"), [(0, 0), (4, 1), (5, 3), (100, 49)])
+def test_only_chunks_before_the_last_are_computed_again(monkeypatch, tokens, computed):
+    monkeypatch.setitem(head.CHUNK, "cpu", 4 * V)
+    layer, hidden, targets, temperatures, slopes = problem(tokens)
+    with Softmaxes() as softmaxes:
+        gradients(LogprobHead.instead_of(layer), layer, hidden, targets, temperatures, slopes)
+    assert softmaxes.count == computed

@@ -22,9 +22,9 @@ from nexrl_ingest.wire import RewardRequest
 from nexrl_trainer.batches.selection import lay_out
 from nexrl_trainer.recipe.algorithm import Algorithm
 from nexrl_trainer.recipe.tree import Rewards
-from nexrl_trainer.rollouts.command import Ended
 from nexrl_trainer.rollouts.conversation import longest_conversation
 from nexrl_trainer.rollouts.judging import Judge, latest
+from nexrl_trainer.rollouts.runners.runner import Ended
 
 ADMIN_KEY = "an-admin-key-for-tests"
 GROUP = Group(id="run-g1", run="run", task=Task(id="t", fields={"right": "yes"}), size=3)
@@ -50,7 +50,7 @@ def judge_of(ingest, tmp_path, *functions, **rule):
 
 def ended(answer="yes", **fields):
     defaults = {"exit_code": 0, "timed_out": False, "stderr": "a warning", "duration_s": 2.5}
-    return Ended(**{**defaults, "stdout": f"{answer}\n", **fields})
+    return Ended(**{**defaults, "answer": answer, "stdout": f"{answer}\n", **fields})
 
 
 async def an_attempt(ingest, rollout=0, name=None):
@@ -286,6 +286,14 @@ async def test_a_crash_after_all_was_stored_stores_nothing_else(ingest, tmp_path
         assert await judge.resume(GROUP) == {0, 1, 2}
         assert await stored(ingest) == before
         assert await judge.resume(GROUP) == frozenset()
+
+
+async def test_of_a_group_that_is_given_up_nothing_is_kept(ingest, tmp_path):
+    async with judge_of(ingest, tmp_path, rank) as judge:
+        await finish(judge, ingest, 0, "yes")
+        judge.forget(GROUP.id)
+        assert await judge.resume(GROUP) == frozenset()
+    assert list((tmp_path / "judging").iterdir()) == []
 
 
 def test_scalars_of_torch_are_numbers():

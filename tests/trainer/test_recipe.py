@@ -58,7 +58,16 @@ def test_the_effective_recipe_loads_to_itself(tmp_path):
         (MINIMAL + "train: {optimiser: adam}\n", [], r"optimiser.*\$\.train"),
         (MINIMAL, ["rollouts.group_size=1"], r">= 2.*\$\.rollouts\.group_size"),
         (MINIMAL, ["train.backend=megatron"], r"megatron.*\$\.train\.backend"),
-        (MINIMAL, ["engine.kind=vllm"], r"vllm.*\$\.engine\.kind"),
+        (MINIMAL, ["engine.kind=tgi"], r"tgi.*\$\.engine\.kind"),
+        (MINIMAL, ["engine.kind=vllm"], "engine.updates=in_flight: vLLM does not say which weights sampled a token"),
+        (MINIMAL, ["engine={kind: vllm, updates: drained, verify: true}"], "engine.verify: vLLM lays out weights"),
+        (MINIMAL, ["engine.publication=tensors"], "publication=tensors: kind 'embedded' reads files; use disk"),
+        (MINIMAL, ["engine.colocated=true"], "engine.colocated: kind 'embedded' has no such setting"),
+        (
+            MINIMAL,
+            ["engine={kind: sglang, colocated: true}", "rollouts.max_staleness=1"],
+            "engine.colocated: .* set rollouts.max_staleness=0",
+        ),
         (MINIMAL, ["engine={url: 'http://h:1', max_running: 9}"], "max_running: a server at http://h:1 has no such"),
         (MINIMAL, ["engine={kind: sglang, url: 'h:1'}"], "engine.url=h:1: give addresses like http://host:30000"),
         (MINIMAL, ["engine={kind: sglang, url: 'http://h:1, http://h:1/'}"], "names an engine twice"),
@@ -110,5 +119,5 @@ def test_an_evaluation_without_tasks_is_refused_and_not_left_out(tmp_path):
 
 def test_a_missing_file_is_named_before_anything_starts(tmp_path):
     recipe = load(written(tmp_path))
-    with pytest.raises(ConfigError, match=r"tasks\.train=train\.jsonl: no file .*train\.jsonl"):
+    with pytest.raises(ConfigError, match=r"reward=reward\.py: no file .*reward\.py"):
         recipe.check()

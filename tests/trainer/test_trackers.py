@@ -14,9 +14,10 @@ from rich.console import Console
 from nexrl.errors import ConfigError
 from nexrl_trainer.directory import RunDirectory, State
 from nexrl_trainer.picture import draw_rewards
+from nexrl_trainer.recipe.agent import Agent
 from nexrl_trainer.recipe.trackers import Mlflow, Wandb
 from nexrl_trainer.recipe.trackers import Trackers as Chosen
-from nexrl_trainer.recipe.tree import Agent, Engine, Model, Recipe, Tasks
+from nexrl_trainer.recipe.tree import Engine, Model, Recipe, Tasks
 from nexrl_trainer.tracking import Trackers, trackers
 from nexrl_trainer.tracking.redaction import without_secrets
 from nexrl_trainer.tracking.tracker import measures

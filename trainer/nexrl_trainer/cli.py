@@ -23,6 +23,10 @@ def train(
     run: Annotated[
         Path | None, typer.Option(help="Run directory. An unfinished run in it goes on. Default: runs/NAME")
     ] = None,
+    show_tasks: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Start nothing: show the first N tasks as the agent is given them."),
+    ] = None,
 ) -> None:
     """Train an agent by reinforcement learning, as a recipe says.
 
@@ -40,6 +44,11 @@ def train(
 
     loaded = load_recipe(recipe, overrides or [])
     given = read(loaded)
+    if show_tasks:
+        from nexrl_trainer.preview import preview
+
+        sys.stdout.write(preview(loaded, given, show_tasks))
+        return
     from nexrl_trainer.run import run as run_recipe
 
     directory = RunDirectory((run or Path("runs") / loaded.name).absolute())

@@ -9,7 +9,8 @@ from collections.abc import Generator
 import ray
 
 from nexrl.errors import ServiceError
-from nexrl_trainer.engines.sglang.flags import parallel
+from nexrl_trainer.engines.servers.flags import parallel
+from nexrl_trainer.engines.servers.kinds import SERVERS
 from nexrl_trainer.recipe import Recipe
 
 SMALLEST_CPUS = 4
@@ -59,9 +60,10 @@ def gpu_share(recipe: Recipe) -> float:
 def engine_gpus(recipe: Recipe) -> float:
     """Return the GPUs of each engine that is started: a share of the only one there is, else whole ones.
 
-    Raises ServiceError where SGLang's flags ask for more than there are.
+    Raises ServiceError where the server's flags ask for more than there are.
     """
-    share, ways = gpu_share(recipe), parallel(recipe.engine.flags)
+    share, server = gpu_share(recipe), SERVERS.get(recipe.engine.kind)
+    ways = parallel(server, recipe.engine.flags) if server else {}
     wanted = math.prod(ways.values())
     if not share or wanted == gpus() == 1:
         return share

@@ -6,7 +6,8 @@ checkpoints/   step-00003/ ... and best    batches/        what each step was tr
 ingest/        the store                   logs/           of the services
 proxy/         spans not yet delivered     weights/        what the engine reads
 version        newest weight version       judging/        rollouts that wait for the rest of their group
-trackers.json  and what trackers keep      .lock           while a run uses it
+trackers.json  and what trackers keep      draws.jsonl     tasks drawn by a curriculum
+.lock          while a run uses it
 """
 
 import contextlib
@@ -45,6 +46,8 @@ class State(Struct, frozen=True, kw_only=True):
     success_before: float | None = None
     position: Position = Position()
     """How far it has come with its tasks."""
+    rates: dict[str, float] = {}
+    """What a curriculum has learned about them: success by task id."""
 
 
 class RunDirectory:
@@ -64,6 +67,7 @@ class RunDirectory:
         self.proxy = path / "proxy"
         self.logs = path / "logs"
         self.weights = path / "weights"
+        self.draws = path / "draws.jsonl"
 
     @contextlib.contextmanager
     def opened(self, recipe: Recipe) -> Generator[None]:

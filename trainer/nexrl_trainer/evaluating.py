@@ -5,10 +5,10 @@ from typing import Any
 
 from nexrl.errors import RunError
 from nexrl.rewards import TOTAL
+from nexrl_trainer.data.groups import evaluation_groups
 from nexrl_trainer.directory import State
 from nexrl_trainer.measuring import commonest
 from nexrl_trainer.rollouts.evaluation import evaluated
-from nexrl_trainer.tasks import evaluation_groups
 from nexrl_trainer.world import World
 
 EVALUATION = "evaluation"
@@ -19,7 +19,7 @@ async def evaluate(world: World, state: State) -> float | None:
 
     A failed rollout is no success: the agent did not do its job. The checkpoint of the best step so far is kept.
     """
-    if not world.heldout:
+    if not world.heldout or not world.attempts:
         return None
     world.progress.phase(f"evaluating weights {state.version}", len(world.heldout))
     groups = evaluation_groups(world.recipe.name, state.version, world.heldout)

@@ -5,6 +5,7 @@ Everything that can be wrong in a recipe is found here, before Ray is loaded or 
 
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,49 @@ from rich.console import Console
 from nexrl.errors import ConfigError
 from nexrl.records import Task
 from nexrl.rewards import RewardFunction, load_rewards
+from nexrl_trainer.data.pools import Pool, read_pools
 from nexrl_trainer.recipe import Recipe
-from nexrl_trainer.rollouts.command import fill
-from nexrl_trainer.tasks import read_tasks
+from nexrl_trainer.recipe.sessions import Sessions
+from nexrl_trainer.rollouts.hindsight import refuse_planned
+from nexrl_trainer.rollouts.runners.command import with_folder
+from nexrl_trainer.rollouts.runners.environment import fill
 
 
 class Given(Struct, frozen=True, kw_only=True):
     """What the recipe's files hold, read and checked."""
 
-    tasks: list[Task]
+    tasks: list[Pool]
     heldout: list[Task]
     rewards: list[RewardFunction]
+    judges: list[RewardFunction]
+    """Of sessions that nobody planned."""
 
 
 def read(recipe: Recipe) -> Given:
     """Read the recipe's files; raises ConfigError or RewardError naming what is wrong with them."""
     recipe.check()
-    tasks = read_tasks(recipe.resolve(recipe.tasks.train))
-    heldout = read_tasks(recipe.resolve(recipe.tasks.heldout)) if recipe.tasks.heldout else []
-    for task in (*tasks, *heldout):
-        for template in (*recipe.agent.command, recipe.agent.stdin or ""):
-            fill(template, task.fields)
-    rewards = load_rewards(recipe.resolve(recipe.reward))
-    return Given(tasks=tasks, heldout=heldout[: recipe.evaluation.limit], rewards=rewards)
+    pools = read_pools(recipe.tasks, recipe.resolve)
+    heldout = pools.heldout[: recipe.evaluation.limit]
+    for task in chain(heldout, *(pool.tasks for pool in pools.train)):
+        for template in recipe.agent.templates if recipe.agent else ():
+            given_to_agent(recipe, template, task)
+    rewards = load_rewards(recipe.resolve(recipe.reward)) if recipe.reward else []
+    judges = read_judges(recipe, recipe.sessions) if recipe.sessions else []
+    return Given(tasks=pools.train, heldout=heldout, rewards=rewards, judges=judges)
+
+
+def read_judges(recipe: Recipe, sessions: Sessions) -> list[RewardFunction]:
+    """Return what judges sessions that nobody planned; raises ConfigError for a function that cannot."""
+    judges = load_rewards(recipe.resolve(sessions.reward)) if sessions.reward else []
+    refuse_planned(judges)
+    for name in {judge.name for judge in judges} & sessions.feedback.keys():
+        raise ConfigError(f"sessions.feedback.{name}: a function of {sessions.reward} is called so; rename one")
+    return judges
+
+
+def given_to_agent(recipe: Recipe, template: str, task: Task) -> str:
+    """Return one of the agent's texts about a task; raises ConfigError where it asks for what the task lacks."""
+    return fill(template, with_folder(task.fields, recipe.resolve(".")))
 
 
 def prepare_model(recipe: Recipe, console: Console) -> Path:

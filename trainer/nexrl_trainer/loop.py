@@ -1,7 +1,8 @@
 """The algorithm. Collect groups, advantages, minibatches, forward_backward, optim_step, publish: as in the paper.
 
-Synchronous and asynchronous are this one loop: how far rollouts run ahead of it is `rollouts/feed.py`'s part. What must
-survive a crash is the checkpoint; groups are acknowledged to ingest only once a checkpoint holds what they taught.
+Synchronous and asynchronous are this one loop: how far rollouts run ahead of it is `rollouts/feed.py`'s part. So is a
+run that plans none and learns from sessions as they come: `rollouts/sessions.py`. What must survive a crash is the
+checkpoint; groups are acknowledged to ingest only once a checkpoint holds what they taught.
 """
 
 import time
@@ -21,7 +22,7 @@ from nexrl_trainer.measuring import Clock, commonest, step_metrics, token_means
 from nexrl_trainer.policy.schedule import learning_rate
 from nexrl_trainer.policy.service import Optimizer, TrainService
 from nexrl_trainer.recipe import Recipe
-from nexrl_trainer.rollouts.feed import Collected
+from nexrl_trainer.rollouts.collected import Collected
 from nexrl_trainer.world import World
 
 
@@ -54,13 +55,15 @@ async def train(world: World, state: State, began: float) -> Result:
         if success is not None and stalled(world.directory.metrics(), recipe.evaluation.patience):
             world.progress.stopped_early(state.step)
             break
-        clock = Clock(world.attempts.slots)
+        clock = Clock(world.attempts.slots if world.attempts else None)
         world.progress.phase(f"step {step + 1}/{recipe.steps}: rollouts", recipe.sequences_per_step)
         collected = await world.feed.take(state.version, recipe.steps - step)
         refuse_hopeless(step, collected)
+        world.draws.observe(collected.groups, collected.left_out)
         clock.lap("rollout_s")
 
         world.progress.phase(f"step {step + 1}/{recipe.steps}: training", 0)
+        await world.publisher.give_way(state.version)
         selection = await choose(collected.groups, recipe.algorithm, state.version, world.scorers)
         learned = await learn(world.policy, selection.datums, recipe, step)
         clock.lap("train_s")
@@ -68,6 +71,7 @@ async def train(world: World, state: State, began: float) -> Result:
         version = state.version + 1 if learned else state.version
         if learned:
             world.directory.note_version(version)
+        if learned or world.publisher.gave_way:
             await world.publisher.publish(world.policy, version)
         world.feed.advance(version)
         clock.lap("publish_s")
@@ -81,6 +85,7 @@ async def train(world: World, state: State, began: float) -> Result:
             drift=state.drift + metrics["drift"],
             wall_s=time.monotonic() - began,
             position=world.feed.position,
+            rates=dict(world.draws.rates),
         )
         if recipe.keep_batches:
             keep_batch(world.directory, step, selection.datums)

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from nexrl_ingest.client import ExternalState
 from nexrl_trainer.algorithms.spread import NAMES as RATIO_BINS
 from nexrl_trainer.algorithms.spread import ratio_quantiles
 from nexrl_trainer.batches.selection import Selection
 from nexrl_trainer.policy.service import Sums
-from nexrl_trainer.rollouts.feed import GIVEN_UP, STALE, WITHOUT_CONTRAST, Collected
-from nexrl_trainer.rollouts.slots import Slots
+from nexrl_trainer.rollouts.collected import GIVEN_UP, STALE, WITHOUT_CONTRAST, Collected
+from nexrl_trainer.rollouts.slots import NOTHING, Slots
 
 DROPPED = {"dropped_stale": STALE, "dropped_without_contrast": WITHOUT_CONTRAST, "dropped_given_up": GIVEN_UP}
 """Groups that were run and not trained, by the reason that the feed counts them under."""
@@ -22,10 +23,11 @@ DROPPED = {"dropped_stale": STALE, "dropped_without_contrast": WITHOUT_CONTRAST,
 class Clock:
     """Seconds between laps, and what of them the agents' slots were in use."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: Slots | None) -> None:
+        """Take `slots` None where no agent is run."""
         self.laps: dict[str, float] = {}
         self._slots = slots
-        self._before = slots.spent()
+        self._before = slots.spent() if slots else NOTHING
         self._last = time.monotonic()
 
     def lap(self, name: str) -> None:
@@ -41,11 +43,13 @@ class Clock:
     @property
     def sampling_s(self) -> float:
         """Seconds during which at least one agent ran."""
-        return self._slots.spent().busy_s - self._before.busy_s
+        return self._slots.spent().busy_s - self._before.busy_s if self._slots else 0.0
 
     @property
-    def agents_idle(self) -> float:
-        """Share of the agents' slots that were free, over time."""
+    def agents_idle(self) -> float | None:
+        """Share of the agents' slots that were free, over time; None without agents."""
+        if not self._slots:
+            return None
         taken_s = self._slots.spent().taken_s - self._before.taken_s
         return max(0.0, 1 - taken_s / (self._slots.count * self.seconds)) if self.seconds else 0.0
 
@@ -83,6 +87,7 @@ def step_metrics(
         "reward": mean,
         "rollouts": rollouts,
         "failed": selection.failed,
+        "quarantined": collected.quarantined,
         "groups": len(groups),
         "without_contrast": selection.without_contrast,
         "reward_spread": selection.reward_spread,
@@ -103,11 +108,23 @@ def step_metrics(
         "agents_idle": clock.agents_idle,
         **clock.laps,
     }
+    if collected.standing:
+        metrics |= sessions_metrics(collected.standing)
     if learned:
         means = {name: sum(item[name] for item in learned) / len(learned) for name in learned[0]}
         # Before the step's first update the weights are the engine's own: what differs there is numerics alone.
         metrics |= {**means, "gap": learned[0]["gap"], "gap_max": learned[0]["gap_max"]}
     return metrics
+
+
+def sessions_metrics(standing: ExternalState) -> dict[str, int]:
+    """Return how the sessions stand that nobody planned."""
+    return {
+        "sessions_talking": standing.talking,
+        "sessions_waiting": standing.waiting,
+        "sessions_without_feedback": standing.without_feedback,
+        "sessions_ready": standing.ready,
+    }
 
 
 def commonest(reasons: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ class Progress:
         self._successes: dict[int, float] = {}
         self._failures: Counter[str] = Counter()
         self._notes: list[str] = []
+        self._waiting = ""
         self._started = time.monotonic()
         self._phase = Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._current = self._phase.add_task("starting", total=None)
@@ -46,6 +47,13 @@ class Progress:
         """Begin something that counts up to `total`; 0 where nobody can tell."""
         self._phase.reset(self._current, total=total or None, description=name)
         self._say(f"{name} ...")
+
+    def waiting(self, text: str) -> None:
+        """Say what is waited for, where that has changed."""
+        if text != self._waiting:
+            self._waiting = text
+            self._phase.update(self._current, description=text)
+            self._say(text)
 
     def rollout(self, outcome: Outcome) -> None:
         """Note a rollout's final outcome."""

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +12,25 @@ from msgspec import structs
 from rich.console import Console
 
 from nexrl.keys import ADMIN_KEY_VARIABLE, admin_key
-from nexrl.records import Group, Task
 from nexrl_ingest.client import IngestClient
 from nexrl_trainer.batches.scoring import Scorers
 from nexrl_trainer.checkpointing import Checkpoints
 from nexrl_trainer.cluster import cluster, gpu_share
+from nexrl_trainer.data.draws import draws_of
 from nexrl_trainer.directory import RunDirectory, State
 from nexrl_trainer.engines.door import Door
 from nexrl_trainer.engines.fleet import Fleet, Weights
 from nexrl_trainer.engines.publication import weights_folder
 from nexrl_trainer.engines.publisher import Publisher
+from nexrl_trainer.flows import Ground, attempts_of, flow_of
 from nexrl_trainer.inputs import Given, prepare_model
 from nexrl_trainer.loop import Result, train, write_summary
 from nexrl_trainer.picture import draw_rewards
 from nexrl_trainer.policy.placed import PlacedTrainService
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
-from nexrl_trainer.rollouts.attempts import Attempts
-from nexrl_trainer.rollouts.feed import Feed
-from nexrl_trainer.rollouts.judging import Judge
 from nexrl_trainer.rollouts.proxy import ProxyClient
-from nexrl_trainer.services import commands
 from nexrl_trainer.services.running import Services
-from nexrl_trainer.tasks import task_of, training_group
 from nexrl_trainer.tracking import Trackers
 from nexrl_trainer.world import World
 
@@ -60,10 +55,10 @@ async def _run(
 ) -> Result:
     # asyncio.run turns the first SIGINT into a cancellation of this task: everything below is then stopped in order.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
-    key = admin_key(directory.ingest)
+    key = admin_key(None if recipe.ingest.url else directory.ingest)
     latest = directory.latest()
     folder, state = latest or (model, State())
-    if recipe.rollouts.max_staleness:
+    if recipe.rollouts.max_staleness or recipe.sessions:
         state = renumbered(state, directory)
     began = time.monotonic() - state.wall_s
     async with contextlib.AsyncExitStack() as stack:
@@ -75,39 +70,44 @@ async def _run(
         policy, engines, ingest_url = await _all(
             PlacedTrainService.start(model, recipe.train, gpus=gpu_share(recipe)),
             services.engines(recipe, model, weights),
-            services.local("ingest", commands.ingest(recipe, directory)),
+            services.ingest(recipe, directory),
         )
-        proxy_command = commands.proxy(recipe, model, directory, ",".join(engines), ingest_url)
-        proxy = ProxyClient(await services.local("proxy", proxy_command), key, http)
+        proxy = ProxyClient(await services.proxy(recipe, model, directory, list(engines), ingest_url), key, http)
         if latest:
             await policy.load(folder)
         fleet = await Fleet.of(engines, recipe.engine, weights, door=Door(proxy), http=http, say=progress.note)
         services.watch("engine", fleet.failed)
         weights_at = stack.enter_context(weights_folder(recipe, directory, model))
-        publisher = Publisher(fleet, weights_at, recipe.engine.updates)
+        publisher = Publisher(fleet, weights_at, recipe.engine, adapters=recipe.publishes_adapters)
+        if recipe.sessions and recipe.engine.url and not latest:
+            state = await after_others(state, fleet, directory)
         if latest or recipe.engine.url:
             # Also where the engines began with a checkpoint: it goes with time, and one may have to begin once more.
             await publisher.publish(policy, state.version)
         ingest = IngestClient(ingest_url, key, http)
-        attempts = await _attempts(stack, recipe, given, directory, ingest, proxy, progress)
-        feed = Feed(
-            recipe.rollouts,
-            plan=lambda number: planned(recipe, given.tasks, number),
-            attempts=attempts,
+        ground = Ground(
+            stack=stack,
+            recipe=recipe,
+            given=given,
+            directory=directory,
             ingest=ingest,
-            position=state.position,
-            version=state.version,
+            proxy=proxy,
+            admin_key=key,
+            progress=progress,
         )
+        attempts = await attempts_of(ground)
+        draws = draws_of(recipe, given.tasks, state.rates, directory.draws)
         checkpoints = Checkpoints(
             directory, policy, ingest, model=model, keep=recipe.checkpoints.keep, saved=state.step
         )
         world = World(
             recipe=recipe,
+            draws=draws,
             heldout=given.heldout,
             policy=policy,
             scorers=await _scorers(recipe, model),
             publisher=publisher,
-            feed=await stack.enter_async_context(feed),
+            feed=await flow_of(ground, attempts, draws, state),
             attempts=attempts,
             ingest=ingest,
             directory=directory,
@@ -119,38 +119,11 @@ async def _run(
     raise AssertionError("the exit stack suppresses nothing")
 
 
-async def _attempts(
-    stack: contextlib.AsyncExitStack,
-    recipe: Recipe,
-    given: Given,
-    directory: RunDirectory,
-    ingest: IngestClient,
-    proxy: ProxyClient,
-    progress: Progress,
-) -> Attempts:
-    """Return what runs and judges the agents; its processes end with the stack."""
-    judge = Judge(
-        rewards=given.rewards,
-        rule=recipe.rewards,
-        ingest=ingest,
-        folder=directory.path / "judging",
-        log=directory.logs / "rewards.log",
-    )
-    return Attempts(
-        agent=recipe.agent,
-        folder=recipe.resolve("."),
-        model_name=recipe.name,
-        judge=await stack.enter_async_context(judge),
-        ingest=ingest,
-        proxy=proxy,
-        admin_key=admin_key(directory.ingest),
-        on_outcome=progress.rollout,
-    )
-
-
-def planned(recipe: Recipe, tasks: Sequence[Task], number: int) -> Group:
-    """Return the run's group of that number."""
-    return training_group(recipe.name, number, task_of(tasks, number, recipe.seed), recipe.rollouts.group_size)
+async def after_others(state: State, fleet: Fleet, directory: RunDirectory) -> State:
+    """Let a run that begins count on from the weights that its engines sampled sessions with already."""
+    version = await fleet.newest_version() + 1
+    directory.note_version(version)
+    return structs.replace(state, version=version)
 
 
 def renumbered(state: State, directory: RunDirectory) -> State:

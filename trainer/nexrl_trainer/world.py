@@ -9,13 +9,14 @@ from nexrl.records import Task
 from nexrl_ingest.client import IngestClient
 from nexrl_trainer.batches.scoring import Scorers
 from nexrl_trainer.checkpointing import Checkpoints
+from nexrl_trainer.data.draws import Draws
 from nexrl_trainer.directory import RunDirectory
 from nexrl_trainer.engines.publisher import Publisher
 from nexrl_trainer.policy.service import TrainService
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.rollouts.attempts import Attempts
-from nexrl_trainer.rollouts.feed import Feed
+from nexrl_trainer.rollouts.collected import Flow
 from nexrl_trainer.tracking import Trackers
 
 
@@ -23,12 +24,14 @@ class World(Struct, frozen=True, kw_only=True):
     """The collaborators of one run."""
 
     recipe: Recipe
+    draws: Draws
     heldout: Sequence[Task]
     policy: TrainService
     scorers: Scorers
     publisher: Publisher
-    feed: Feed
-    attempts: Attempts
+    feed: Flow
+    attempts: Attempts | None
+    """None where the run has no agent."""
     ingest: IngestClient
     directory: RunDirectory
     checkpoints: Checkpoints

@@ -98,8 +98,8 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def serve(directory: Path, *, slots=8, max_length=None, step_tokens=STEP_TOKENS, seed=0):
-    model = load(directory, slots=slots, max_length=max_length, device="cpu", dtype="float32")
+async def serve(directory: Path, *, slots=8, max_length=None, step_tokens=STEP_TOKENS, seed=0, dtype="float32"):
+    model = load(directory, slots=slots, max_length=max_length, device="cpu", dtype=dtype)
     scheduler = Scheduler(
         model, weight_version=0, detokenise=detokeniser(directory), seed=seed, step_tokens=step_tokens
     )

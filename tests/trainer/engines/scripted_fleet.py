@@ -21,7 +21,7 @@ class ScriptedServer:
         self.runner = None
 
     async def serve(self, routes):
-        app = web.Application()
+        app = web.Application(client_max_size=64 * 2**20)
         app.add_routes(routes)
         self.runner = web.AppRunner(app, access_log=None)
         await self.runner.setup()
@@ -49,14 +49,21 @@ class ScriptedEngine(ScriptedServer):
         self.dies_at = set()
         self.restarts_fail = False
         self.forgets = False
+        self.ranks = []
+        """What it answers when it is asked for checksums."""
 
     async def begin(self):
-        posts = ("/pause_generation", "/update_weights_from_disk", "/continue_generation")
+        posts = (
+            *("/pause_generation", "/update_weights_from_disk", "/continue_generation"),
+            *("/begin_weight_update", "/update_weights_from_tensor", "/end_weight_update", "/weights_checker"),
+            *("/release_memory_occupation", "/resume_memory_occupation"),
+        )
         await self.serve([*(web.post(route, self.answer) for route in posts), web.get("/model_info", self.info)])
 
     async def answer(self, request):
         route = request.path.strip("/")
-        self.journal.append(f"{self.name} {route}")
+        body = await request.json()
+        self.journal.append(" ".join([f"{self.name} {route}", *body.get("tags", ())]))
         if route in self.dies_at:
             self.dies_at.discard(route)
             request.transport.abort()
@@ -65,8 +72,10 @@ class ScriptedEngine(ScriptedServer):
             return web.Response()
         if route in self.refuses:
             return web.json_response({"success": False, "message": f"no {route} today"}, status=400)
-        if route == "update_weights_from_disk" and not self.forgets:
-            self.version = (await request.json())["weight_version"]
+        if route.startswith("update_weights") and not self.forgets:
+            self.version = body.get("weight_version", self.version)
+        if route == "weights_checker":
+            return web.json_response({"success": True, "message": "", "ranks": self.ranks})
         return web.json_response({"success": True, "message": "well"})
 
     async def info(self, _):

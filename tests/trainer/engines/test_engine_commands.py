@@ -9,13 +9,14 @@ import pytest
 from nexrl.errors import ServiceError
 from nexrl_trainer import cluster
 from nexrl_trainer.engines.fleet import Weights
+from nexrl_trainer.recipe.agent import Agent
 from nexrl_trainer.recipe.engine import Engine
 from nexrl_trainer.recipe.train import Train
-from nexrl_trainer.recipe.tree import Agent, Model, Recipe, Tasks
+from nexrl_trainer.recipe.tree import Model, Recipe, Tasks
 from nexrl_trainer.services import commands
 
 WEIGHTS = Weights(Path("/run/weights/v000007"), 7)
-SGLANG = [sys.executable, "-m", "nexrl_trainer.engines.sglang", "--exit-with-parent"]
+SERVER = [sys.executable, "-m", "nexrl_trainer.engines.servers", "--exit-with-parent"]
 
 
 def recipe(engine, **changes):
@@ -35,9 +36,20 @@ def recipe(engine, **changes):
 
 def test_sglang_begins_with_the_runs_weights_dtype_device_and_a_seed_of_its_own():
     told = commands.engine(recipe(Engine(kind="sglang", replicas=2), train=Train(device="cpu")), WEIGHTS, 1)
-    place = ["--host", commands.HOST, "--port", commands.PORT, "--python", sys.executable, "--"]
+    place = ["--host", commands.HOST, "--port", commands.PORT, "--kind", "sglang", "--python", sys.executable, "--"]
     weights = ["--model-path", "/run/weights/v000007", "--weight-version", "7"]
-    assert told == [*SGLANG, *place, *weights, "--dtype", "float32", "--device", "cpu", "--random-seed", "6"]
+    assert told == [*SERVER, *place, *weights, "--device", "cpu", "--dtype", "float32", "--random-seed", "6"]
+
+
+def test_vllm_is_started_where_it_takes_weights_and_says_exact_logprobs():
+    engine = Engine(kind="vllm", updates="drained", flags={"max-model-len": 99})
+    told = commands.engine(recipe(engine), WEIGHTS, 0)
+    assert told[told.index("--kind") :][:2] == ["--kind", "vllm"]
+    assert told[told.index("--") + 1 :] == [
+        *("--model", "/run/weights/v000007", "--logprobs-mode", "processed_logprobs"),
+        *("--dtype", "float32", "--seed", "5", "--max-model-len", "99"),
+    ]
+    assert commands.engine_environment(recipe(engine))["VLLM_SERVER_DEV_MODE"] == "1"
 
 
 def test_what_the_recipe_says_to_sglang_wins():
@@ -46,6 +58,12 @@ def test_what_the_recipe_says_to_sglang_wins():
     assert told[told.index("--weight-version") + 2 :] == [
         *("--dtype", "bfloat16", "--random-seed", "1", "--tp-size", "2", "--enable-metrics")
     ]
+
+
+def test_an_sglang_on_the_trainers_gpu_is_started_so_that_it_can_give_memory_away():
+    told = commands.engine(recipe(Engine(kind="sglang", colocated=True)), WEIGHTS, 0)
+    assert "--enable-memory-saver" in told
+    assert "--enable-memory-saver" not in commands.engine(recipe(Engine(kind="sglang")), WEIGHTS, 0)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +76,7 @@ def test_what_the_recipe_says_to_sglang_wins():
     ],
 )
 def test_sglangs_python_is_found_from_the_recipes_folder_or_on_the_path(given, python):
-    assert commands.sglang_python(recipe(Engine(kind="sglang", python=given))) == python
+    assert commands.server_python(recipe(Engine(kind="sglang", python=given))) == python
 
 
 def test_an_embedded_engine_begins_with_the_weights_it_is_to_have():

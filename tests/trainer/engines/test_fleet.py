@@ -27,7 +27,7 @@ def of(journal, name):
 
 async def test_every_engine_gets_the_weights_and_only_the_newest_are_kept(tmp_path):
     async with fleet_of(tmp_path) as (fleet, engines, _, journal, _said):
-        publisher = Publisher(fleet, tmp_path / "weights", "in_flight")
+        publisher = Publisher(fleet, tmp_path / "weights", Engine())
         await publisher.publish(Policy(), 1)
         await publisher.publish(Policy(), 2)
         assert [engine.version for engine in engines] == ["2", "2"]
@@ -38,13 +38,13 @@ async def test_every_engine_gets_the_weights_and_only_the_newest_are_kept(tmp_pa
 
 async def test_in_flight_each_engine_pauses_loads_and_goes_on(tmp_path):
     async with fleet_of(tmp_path, generation=sglang("0.5.23")) as (fleet, _, _, journal, _said):
-        await Publisher(fleet, tmp_path / "weights", "in_flight").publish(Policy(), 1)
+        await Publisher(fleet, tmp_path / "weights", Engine()).publish(Policy(), 1)
         assert of(journal, "engine-1") == of(journal, "engine-2") == PAUSED
 
 
 async def test_drained_new_requests_wait_until_every_engine_has_the_weights(tmp_path):
     async with fleet_of(tmp_path, generation=sglang("0.5.13")) as (fleet, _, _, journal, _said):
-        await Publisher(fleet, tmp_path / "weights", "drained").publish(Policy(), 7)
+        await Publisher(fleet, tmp_path / "weights", Engine(updates="drained")).publish(Policy(), 7)
         assert journal[0] == "proxy hold 5"
         assert sorted(journal[1:3]) == ["engine-1 update_weights_from_disk", "engine-2 update_weights_from_disk"]
         assert journal[3:] == ["proxy release 7"]
@@ -54,7 +54,7 @@ async def test_what_will_not_end_is_an_error_that_opens_the_door_again(tmp_path)
     async with fleet_of(tmp_path) as (fleet, engines, proxy, journal, _said):
         proxy.running = 3
         with pytest.raises(ServiceError, match=r"drained: 3 requests still run after 5 s; .*in_flight"):
-            await Publisher(fleet, tmp_path / "weights", "drained").publish(Policy(), 1)
+            await Publisher(fleet, tmp_path / "weights", Engine(updates="drained")).publish(Policy(), 1)
         assert journal == ["proxy hold 5", "proxy release"]
         assert [engine.version for engine in engines] == ["0", "0"]
 
@@ -64,7 +64,7 @@ async def test_an_engine_that_refuses_goes_on_and_is_named(tmp_path, refused):
     async with fleet_of(tmp_path, generation=sglang("0.5.23")) as (fleet, engines, _, journal, _said):
         engines[1].refuses.add(refused)
         with pytest.raises(ServiceError, match=rf"{engines[1].url} refused .*: no {refused} today"):
-            await Publisher(fleet, tmp_path / "weights", "in_flight").publish(Policy(), 1)
+            await Publisher(fleet, tmp_path / "weights", Engine()).publish(Policy(), 1)
         assert of(journal, "engine-2")[-1] == "continue_generation"
 
 
@@ -72,12 +72,12 @@ async def test_an_engine_that_says_yes_and_keeps_its_weights_is_found_out(tmp_pa
     async with fleet_of(tmp_path) as (fleet, engines, _, _, _said):
         engines[0].forgets = True
         with pytest.raises(ServiceError, match="reports weight version '0' after publishing 1"):
-            await Publisher(fleet, tmp_path / "weights", "in_flight").publish(Policy(), 1)
+            await Publisher(fleet, tmp_path / "weights", Engine()).publish(Policy(), 1)
 
 
 async def test_an_engine_that_ended_starts_again_with_the_newest_weights_while_others_serve(tmp_path):
     async with fleet_of(tmp_path) as (fleet, engines, _, journal, said):
-        await Publisher(fleet, tmp_path / "weights", "in_flight").publish(Policy(), 4)
+        await Publisher(fleet, tmp_path / "weights", Engine()).publish(Policy(), 4)
         await engines[0].close()
         assert await fleet.failed() is None
         assert await fleet.members[0].client.version() == "4"
@@ -99,14 +99,14 @@ async def test_while_no_engine_is_left_requests_wait(tmp_path):
 async def test_an_engine_that_dies_in_the_middle_of_an_update_gets_it_after_its_restart(tmp_path, route):
     async with fleet_of(tmp_path, generation=sglang("0.5.23")) as (fleet, engines, _, journal, _said):
         engines[0].dies_at.add(route)
-        await Publisher(fleet, tmp_path / "weights", "in_flight").publish(Policy(), 3)
+        await Publisher(fleet, tmp_path / "weights", Engine()).publish(Policy(), 3)
         assert [engine.version for engine in engines] == ["3", "3"]
         assert of(journal, "engine-1")[-4:] == ["starts with 3", *PAUSED]
 
 
 async def test_an_engine_that_ends_over_and_over_is_given_up_and_a_publication_starts_the_count_anew(tmp_path):
     async with fleet_of(tmp_path, engines=1) as (fleet, engines, _, _, said):
-        publisher = Publisher(fleet, tmp_path / "weights", "in_flight")
+        publisher = Publisher(fleet, tmp_path / "weights", Engine())
         for version in (1, 2):
             for _ in range(RESTARTS):
                 await engines[0].close()
@@ -125,7 +125,7 @@ async def test_an_engine_that_somebody_else_runs_is_theirs_to_bring_back(tmp_pat
         await engines[1].close()
         assert await fleet.failed() is None
         with pytest.raises(UnreachableError, match=f"{engines[1].url}/update_weights_from_disk"):
-            await Publisher(fleet, tmp_path / "weights", "in_flight").publish(Policy(), 1)
+            await Publisher(fleet, tmp_path / "weights", Engine()).publish(Policy(), 1)
 
 
 async def test_the_door_stays_shut_as_long_as_one_needs_it_and_tells_the_version_when_it_opens(tmp_path):

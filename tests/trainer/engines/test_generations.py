@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nexrl.errors import ConfigError
-from nexrl_trainer.engines.generations import EMBEDDED, Call, Update, check, sglang, update
+from nexrl_trainer.engines.generations import EMBEDDED, Call, Update, check, from_folder, from_tensors, sglang, vllm
 
 LOADED = {"model_path": "/w/v000007", "weight_version": "7"}
 
@@ -29,17 +29,69 @@ def test_weights_come_under_running_requests_only_where_tokens_name_them():
     check(EMBEDDED, "in_flight")
     check(sglang("0.5.23"), "in_flight")
     check(sglang("0.5.13"), "drained")
-    with pytest.raises(ConfigError, match=r"in_flight: SGLang 0\.5\.13 names one .* set engine\.updates=drained"):
+    with pytest.raises(
+        ConfigError,
+        match=r"in_flight: SGLang 0\.5\.13 names one .* set engine\.updates=drained, or take SGLang 0\.5\.23",
+    ):
         check(sglang("0.5.13"), "in_flight")
 
 
+RETRACT, GO_ON = Call("/pause_generation", {"mode": "retract"}), Call("/continue_generation", {})
+
+
 def test_what_runs_is_retracted_around_an_update_and_old_keys_and_values_are_flushed():
-    load = Call("/update_weights_from_disk", {**LOADED, "flush_cache": True})
-    assert update(sglang("0.5.23"), Path("/w/v000007"), 7) == Update(
-        before=Call("/pause_generation", {"mode": "retract"}), load=load, after=Call("/continue_generation", {})
+    load = (Call("/update_weights_from_disk", {**LOADED, "flush_cache": True}),)
+    assert from_folder(sglang("0.5.23"), Path("/w/v000007"), 7) == Update(
+        version=7, before=(RETRACT,), load=load, after=(GO_ON,)
     )
-    assert update(sglang("0.5.13"), Path("/w/v000007"), 7) == Update(load=load)
+    assert from_folder(sglang("0.5.13"), Path("/w/v000007"), 7) == Update(version=7, load=load)
 
 
 def test_the_embedded_engine_takes_care_of_itself():
-    assert update(EMBEDDED, Path("/w/v000007"), 7) == Update(load=Call("/update_weights_from_disk", LOADED))
+    load = (Call("/update_weights_from_disk", LOADED),)
+    assert from_folder(EMBEDDED, Path("/w/v000007"), 7) == Update(version=7, load=load)
+
+
+def test_tensors_come_between_a_beginning_and_an_end_and_the_last_ones_bring_the_version():
+    found = from_tensors(sglang("0.5.23", ranks=2), ["a", "b"], 7)
+    assert (found.before, found.close, found.after) == (
+        (RETRACT, Call("/begin_weight_update", {})),
+        (Call("/end_weight_update", {}),),
+        (GO_ON,),
+    )
+    route = "/update_weights_from_tensor"
+    assert list(found.load) == [
+        Call(route, {"serialized_named_tensors": ["a", "a"], "flush_cache": False}),
+        Call(route, {"serialized_named_tensors": ["b", "b"], "flush_cache": True, "weight_version": "7"}),
+    ]
+    assert not found.whole
+
+
+def test_older_servers_take_tensors_as_they_come():
+    found = from_tensors(sglang("0.5.13"), ["a"], 7)
+    assert (found.before, found.close, found.after) == ((), (), ())
+    assert [call.body["weight_version"] for call in found.load] == ["7"]
+
+
+def test_vllm_is_paused_reloads_says_its_version_and_goes_on():
+    found = from_folder(vllm("0.32.0", "processed_logprobs"), Path("/w/v000007"), 7)
+    assert found == Update(
+        version=7,
+        told_at="/weight_info",
+        before=(Call("/pause?mode=wait"),),
+        load=(
+            Call("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": "/w/v000007"}}),
+            Call("/update_weight_version", {"new_version": "7"}),
+        ),
+        after=(Call("/resume"),),
+        whole=False,
+    )
+
+
+def test_a_vllm_whose_logprobs_or_updates_are_others_is_refused():
+    with pytest.raises(ConfigError, match=r"raw_logprobs: .* start it with --logprobs-mode processed_logprobs"):
+        vllm("0.32.0", "raw_logprobs")
+    with pytest.raises(ConfigError, match=r"vLLM 0\.31\.2: its weight updates are not those of 0\.32 and newer"):
+        vllm("0.31.2", "processed_logprobs")
+    with pytest.raises(ConfigError, match=r"in_flight: vLLM 0\.32\.0 names one"):
+        check(vllm("0.32.0", "processed_logprobs"), "in_flight")

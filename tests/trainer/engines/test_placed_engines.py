@@ -72,7 +72,7 @@ async def test_a_killed_engine_is_back_at_its_address_with_the_newest_weights(cl
         fleet = await Fleet.of(
             {url: engine}, here.engine, Weights(weights[0], 0), door=door, http=http, say=said.append
         )
-        await Publisher(fleet, tmp_path / "weights", "in_flight").publish(Policy(weights[1]), 4)
+        await Publisher(fleet, tmp_path / "weights", Engine()).publish(Policy(weights[1]), 4)
         assert await sampled(http, url, weights[1]) == "4"
         kill(url)
         while not await engine.ended():

@@ -25,8 +25,9 @@ from nexrl_trainer.engines.publication import weights_folder
 from nexrl_trainer.engines.publisher import Publisher
 from nexrl_trainer.policy.service import Optimizer
 from nexrl_trainer.policy.torch_backend import TorchBackend
+from nexrl_trainer.recipe.agent import Agent
 from nexrl_trainer.recipe.train import Train
-from nexrl_trainer.recipe.tree import Agent, Engine, Model, Recipe, Tasks
+from nexrl_trainer.recipe.tree import Engine, Model, Recipe, Tasks
 
 DISK = Recipe(
     name="r",
@@ -83,7 +84,7 @@ async def publisher_to(client, http, folder, model):
     """Return the publisher to a running engine, and the engine as the trainer talks to it."""
     url = str(client.http._base_url)
     fleet = await Fleet.of({url: None}, DISK.engine, Weights(model, 0), door=None, http=http, say=print)
-    return Publisher(fleet, folder, "in_flight"), fleet.members[0].client
+    return Publisher(fleet, folder, DISK.engine), fleet.members[0].client
 
 
 class Load:
@@ -174,7 +175,9 @@ async def test_weights_that_the_engine_refuses_are_an_error_and_leave_it_as_it_w
     policy.torn = True
     async with serve(weights[0]) as client, aiohttp.ClientSession() as http:
         publisher, engine = await publisher_to(client, http, tmp_path / "weights", weights[0])
-        with pytest.raises(ServiceError, match=r"refused weight version 1: .*model\.safetensors"):
+        with pytest.raises(
+            ServiceError, match=r"refused weight version 1 at /update_weights_from_disk: .*model\.safetensors"
+        ):
             await publisher.publish(policy, 1)
         assert await engine.version() == "0"
         assert_whole(await client.generate([7], max_new_tokens=5, temperature=0.9), [7], [weights[0]])

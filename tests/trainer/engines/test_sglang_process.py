@@ -45,7 +45,7 @@ def start(tmp_path):
         folder.mkdir(parents=True)
         (folder / "__init__.py").touch()
         (folder / "launch_server.py").write_text(SERVER)
-        command = [sys.executable, "-m", "nexrl_trainer.engines.sglang", "--exit-with-parent", "--", *flags]
+        command = [sys.executable, "-m", "nexrl_trainer.engines.servers", "--exit-with-parent", "--", *flags]
         environment = {"PYTHONPATH": str(folder.parent)}
         services.append(ServiceProcess("engine", command, str(tmp_path / "engine.log"), environment))
         return services[-1]

@@ -20,10 +20,12 @@ def truncated(sequences: Ordered[Sequence]) -> bool:
 def trained_mask(item: Sequence, filters: Filters, version: int) -> tuple[Int32s, Counter[str]]:
     """Return the mask int32 [T] of what is trained by weights of `version`, and how many tokens each filter took.
 
-    A token that two filters would take is counted by the first: altered before stale.
+    A token that two filters would take is counted by the first: other agents', altered, stale.
     """
     mask = Int32s(item.loss_mask)
     counts: Counter[str] = Counter()
+    others = [index for turn in item.turns if not learns(turn.agent, filters) for index in range(turn.start, turn.end)]
+    counts["other_agents_tokens"] = _leave_out(mask, others)
     if filters.altered == "mask":
         altered = [index for turn in item.turns if turn.altered for index in range(turn.start, turn.end)]
         counts["altered_tokens"] = _leave_out(mask, altered)
@@ -33,6 +35,15 @@ def trained_mask(item: Sequence, filters: Filters, version: int) -> tuple[Int32s
         whole = stale and filters.stale == "sequence"
         counts["stale_tokens"] = _leave_out(mask, range(len(mask)) if whole else stale)
     return mask, counts
+
+
+def learns(agent: str | None, filters: Filters) -> bool:
+    """Whether what a sub-agent sampled is trained; None is one without a name.
+
+    Example: agents ["planner", ""] -> planner and None, not critic; frozen_agents ["critic"] -> the same
+    """
+    name = agent or ""
+    return name not in filters.frozen_agents if filters.agents is None else name in filters.agents
 
 
 def _leave_out(mask: Int32s, indices: Ordered[int]) -> int:

@@ -19,7 +19,16 @@ from nexrl_trainer.batches.filters import trained_mask, truncated
 from nexrl_trainer.recipe.algorithm import Algorithm
 
 AGENT = "agent"
-COUNTED = ("failed", "misjudged", "truncated", "truncated_tokens", "overlong", "altered_tokens", "stale_tokens")
+COUNTED = (
+    "failed",
+    "misjudged",
+    "truncated",
+    "truncated_tokens",
+    "overlong",
+    "other_agents_tokens",
+    "altered_tokens",
+    "stale_tokens",
+)
 """Rollouts without a reward, those of them whose reward functions failed, cut off, punished for their length; and
 tokens that are not trained because of it."""
 

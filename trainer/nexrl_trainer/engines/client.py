@@ -1,16 +1,21 @@
 """One engine, as the trainer talks to it: who it is, which weights it has, and new ones.
 
-Speaks SGLang's native routes, which the embedded engine serves too; which of them make an update is `generations.py`'s.
+Speaks SGLang's native routes, which the embedded engine serves too, and vLLM's; which of them make an update is
+`generations.py`'s.
 """
 
+import asyncio
 from typing import Any
 
 import aiohttp
 
 from nexrl.errors import ConfigError, ServiceError
 from nexrl_trainer.engines import generations
-from nexrl_trainer.engines.generations import Call, Generation, Update
+from nexrl_trainer.engines.generations import TOLD_AT, Call, Generation, Update
+from nexrl_trainer.engines.verification import checksums_in
 
+ERROR = 400
+"""HTTP's errors begin here."""
 TIMEOUT_S = 1800.0
 """Large models take minutes to read."""
 
@@ -29,45 +34,81 @@ class EngineClient:
         self._headers = {"Connection": "close"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
     async def generation(self, kind: str) -> Generation:
-        """Return what engines like this one do around an update; raises ConfigError for no SGLang, or one too old."""
+        """Return what engines like this one do around an update.
+
+        Raises ConfigError for one of another kind, for one that is too old, and for a vLLM that takes no weights.
+        """
         if kind == "embedded":
             return generations.EMBEDDED
+        if kind == "vllm":
+            return await self._vllm()
         _, answer = await self._ask("GET", "/server_info")
         if "version" not in answer:
             raise ConfigError(f"engine {self.url} does not say which SGLang it is: correct engine.url, or engine.kind")
-        return generations.sglang(str(answer["version"]))
+        return generations.sglang(str(answer["version"]), ranks=int(answer.get("tp_size") or 1))
 
-    async def version(self) -> str:
-        """Return the weight version the engine reports."""
-        _, answer = await self._ask("GET", "/model_info")
+    async def _vllm(self) -> Generation:
+        _, answer = await self._ask("GET", "/version")
+        status, config = await self._ask("GET", "/server_info?config_format=json")
+        if status >= ERROR:
+            raise ConfigError(
+                f"engine {self.url}: no vLLM that takes weights; correct engine.url, or start it with "
+                "VLLM_SERVER_DEV_MODE=1 in its environment"
+            )
+        return generations.vllm(str(answer.get("version")), config["vllm_config"]["model_config"]["logprobs_mode"])
+
+    async def version(self, told_at: str = TOLD_AT) -> str:
+        """Return the weight version the engine reports, at the route of its generation."""
+        _, answer = await self._ask("GET", told_at)
         return str(answer.get("weight_version"))
 
     async def update(self, update: Update) -> None:
         """Carry out an update, and look whether its version arrived."""
-        wanted = update.load.body["weight_version"]
+        goes_on = True
         try:
-            if update.before:
-                await self._do(update.before)
-            await self._do(update.load)
+            for call in update.before:
+                await self._do(call, f"weight version {update.version}")
+            load = iter(update.load)
+            while call := await asyncio.to_thread(next, load, None):
+                goes_on = update.whole
+                await self._do(call, f"weight version {update.version}")
+            goes_on = True
         finally:
-            if update.after:
-                await self._do(update.after)
-        if (found := await self.version()) != wanted:
-            raise ServiceError(f"engine {self.url} reports weight version {found!r} after publishing {wanted}")
+            for call in (*update.close, *(update.after if goes_on else ())):
+                await self._do(call, f"weight version {update.version}")
+        if (found := await self.version(update.told_at)) != str(update.version):
+            raise ServiceError(f"engine {self.url} reports weight version {found!r} after publishing {update.version}")
 
-    async def _do(self, call: Call) -> None:
+    async def checksums(self) -> dict[str, str]:
+        """Return what the engine says it holds: a checksum for each tensor, by the engine's own names.
+
+        Raises ConfigError where it cannot say.
+        """
+        name = f"engine {self.url}"
+        status, answer = await self._ask("POST", "/weights_checker", {"action": "checksum"})
+        if status >= ERROR:
+            raise ConfigError(f"engine.verify: {name} cannot say what it holds: {answer}; set engine.verify=false")
+        return checksums_in(name, answer)
+
+    async def release_memory(self) -> None:
+        """Let the engine give all its GPU memory away; nothing may run."""
+        await self._do(Call("/release_memory_occupation"), "to give its memory away")
+
+    async def resume_memory(self, tags: list[str]) -> None:
+        """Let the engine take some of it back."""
+        await self._do(Call("/resume_memory_occupation", {"tags": tags}), "to take its memory back")
+
+    async def _do(self, call: Call, what: str) -> None:
         status, answer = await self._ask("POST", call.route, call.body)
-        if status >= 400 or answer.get("success") is False:  # noqa: PLR2004 - HTTP's errors
-            refused = call.body.get("weight_version")
-            what = f"weight version {refused}" if refused else call.route
-            raise ServiceError(f"engine {self.url} refused {what}: {answer.get('message') or answer}")
+        if status >= ERROR or answer.get("success") is False:
+            raise ServiceError(f"engine {self.url} refused {what} at {call.route}: {answer.get('message') or answer}")
 
     async def _ask(self, method: str, route: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         url = self.url + route
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         try:
             async with self._http.request(method, url, json=body, timeout=timeout, headers=self._headers) as reply:
-                answer = await reply.json(content_type=None)
+                answer = await reply.json(content_type=None) or {}
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise UnreachableError(f"engine at {url}: {type(error).__name__}: {error}; is it running?") from error
         if not isinstance(answer, dict):

@@ -93,6 +93,11 @@ class Fleet:
             members.append(Member(client, generation, process))
         return cls(members, weights, door, say)
 
+    async def newest_version(self) -> int:
+        """Return the newest weight version that an engine reports; 0 where none counts publications."""
+        found = await asyncio.gather(*(member.client.version(member.generation.told_at) for member in self.members))
+        return max((int(version) for version in found if version.isdecimal()), default=0)
+
     async def failed(self) -> str | None:
         """Start again what has ended; return why that is no use, if it is not."""
         try:

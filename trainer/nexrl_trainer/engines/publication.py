@@ -1,6 +1,7 @@
 """Where published weights lie between trainer and engine: in the run directory, or in this machine's memory.
 
-Either way they are files that the engine reads (`publisher.py`); in memory, nothing waits for a disk.
+Either way they are files that the engine reads, or that are sent to it (`publisher.py`); in memory, nothing waits for a
+disk.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ def weights_folder(recipe: Recipe, directory: RunDirectory, model: Path) -> Gene
 
     Raises ConfigError where the memory has no room for two versions: the engine's, and the one that replaces it.
     """
-    if recipe.engine.publication == "disk":
+    if recipe.engine.publication != "shared_memory":
         yield directory.weights
         return
     folder = _in_memory(directory)

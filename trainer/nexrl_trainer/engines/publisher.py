@@ -1,28 +1,53 @@
-"""Bring new weights into the running engines: written to a folder once, then read by all of them.
+"""Bring new weights into the running engines: written to a folder once, then read by all of them, or sent to each.
 
-The folder must be readable by the engines: on several machines that means a shared file system. What an update of one
-engine consists of is `generations.py`'s; that engines which died come back is `fleet.py`'s.
+A folder that engines read must be readable by them: on several machines that means a shared file system. What an update
+of one engine consists of is `generations.py`'s; that engines which died come back is `fleet.py`'s.
 """
 
 import asyncio
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from nexrl.errors import NexrlError
 from nexrl_trainer.engines import generations
-from nexrl_trainer.engines.client import UnreachableError
+from nexrl_trainer.engines.client import EngineClient, UnreachableError
+from nexrl_trainer.engines.colocation import Colocation, Phase
 from nexrl_trainer.engines.fleet import Fleet, Member, Weights
-from nexrl_trainer.engines.generations import Updates
+from nexrl_trainer.engines.generations import Generation, Update
+from nexrl_trainer.engines.tensors import buckets
+from nexrl_trainer.engines.verification import Published, verify
 from nexrl_trainer.policy.service import TrainService
+from nexrl_trainer.recipe.engine import Engine
+
+Act = Callable[[EngineClient, Generation], Awaitable[None]]
 
 
 class Publisher:
-    """Publishes weight versions to a fleet; `folder` keeps the newest version alone."""
+    """Publishes weight versions to a fleet; `folder` keeps the newest version alone.
 
-    def __init__(self, fleet: Fleet, folder: Path, updates: Updates) -> None:
+    With `adapters` what is published is an adapter, which the engine merges into the model that it was trained on.
+    """
+
+    def __init__(self, fleet: Fleet, folder: Path, config: Engine, *, adapters: bool = False) -> None:
         self._fleet = fleet
         self._folder = folder
-        self._updates: Updates = updates
+        self._config = config
+        self._adapters = adapters
+        self._colocation = Colocation(fleet) if config.colocated else None
+
+    async def give_way(self, version: int) -> None:
+        """Give the trainer the memory of engines that share its GPU, until the next publication.
+
+        `version` is that of their weights. Does nothing where they have a GPU of their own.
+        """
+        if self._colocation:
+            await self._colocation.release(version)
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether nobody can sample before the next publication, be it of the same weights."""
+        return self._colocation is not None and self._colocation.phase is not Phase.SERVING
 
     async def publish(self, policy: TrainService, version: int) -> None:
         """Let every engine sample with the policy's weights as `version`.
@@ -32,9 +57,13 @@ class Publisher:
         """
         target = self._folder / f"v{version:06d}"
         await asyncio.to_thread(target.mkdir, parents=True, exist_ok=True)
-        await policy.publish_weights(target)
+        await (policy.publish_adapter(target) if self._adapters else policy.publish_weights(target))
         weights = Weights(target.resolve(), version)
-        if self._updates == "drained":
+        if self._colocation and self.gave_way:
+            await self._colocation.take_back_weights()
+            await self._bring(weights)
+            await self._colocation.take_back_cache()
+        elif self._config.updates == "drained":
             async with self._fleet.door.drained(version):
                 await self._bring(weights)
         else:
@@ -44,27 +73,44 @@ class Publisher:
     async def _bring(self, weights: Weights) -> None:
         # Before any engine has them: one that dies from now on begins again with these.
         self._fleet.weights = weights
+        await self._each(lambda client, generation: client.update(self._update(generation, weights)))
+        if self._config.verify:
+            published = await asyncio.to_thread(Published, weights.folder)
+            await self._each(lambda client, _: _verify(client, published, weights.version))
+        for member in self._fleet.members:
+            member.restarts = 0
+
+    async def _each(self, act: Act) -> None:
+        """Do something with every engine at the same time; raises what goes wrong first."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 for member in self._fleet.members:
-                    tasks.create_task(self._update(member, weights))
+                    tasks.create_task(self._with(member, act))
         except* NexrlError as errors:
             raise errors.exceptions[0] from None
 
-    async def _update(self, member: Member, weights: Weights) -> None:
-        update = generations.update(member.generation, weights.folder, weights.version)
+    async def _with(self, member: Member, act: Act) -> None:
         while True:
             starts = member.starts
             try:
-                await member.client.update(update)
+                await act(member.client, member.generation)
             except UnreachableError:
                 if not await self._fleet.recovered(member, since=starts):
                     raise
             else:
-                member.restarts = 0
                 return
+
+    def _update(self, generation: Generation, weights: Weights) -> Update:
+        if self._config.publication == "tensors":
+            return generations.from_tensors(generation, buckets(weights.folder), weights.version)
+        return generations.from_folder(generation, weights.folder, weights.version)
 
     def _forget_all_but(self, newest: Path) -> None:
         for folder in self._folder.iterdir():
             if folder != newest:
                 shutil.rmtree(folder)
+
+
+async def _verify(client: EngineClient, published: Published, version: int) -> None:
+    held = await client.checksums()
+    await asyncio.to_thread(verify, f"engine {client.url}", version, published, held)

@@ -89,6 +89,9 @@ class _Worker:
     def publish_weights(self, folder: str) -> None:
         self.backend.publish_weights(Path(folder))
 
+    def publish_adapter(self, folder: str) -> None:
+        self.backend.publish_adapter(Path(folder))
+
 
 class PlacedTrainService:
     """`TrainService` on Ray actors."""
@@ -152,6 +155,9 @@ class PlacedTrainService:
 
     async def publish_weights(self, folder: Path) -> None:
         await self._all("publish_weights", str(folder))
+
+    async def publish_adapter(self, folder: Path) -> None:
+        await self._all("publish_adapter", str(folder))
 
     async def stop(self) -> None:
         """End the ranks and give back what they took of the cluster."""

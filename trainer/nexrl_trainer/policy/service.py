@@ -85,6 +85,10 @@ class TrainService(Protocol):
         """Write the weights alone, in Hugging Face layout, where engines can read them."""
         ...
 
+    async def publish_adapter(self, folder: Path) -> None:
+        """Write the adapter alone, in peft's layout, where engines can read it; for backends that train one."""
+        ...
+
 
 def merged(parts: Iterable[Sums]) -> Sums:
     """Put the sums of parts of a batch together."""

@@ -68,7 +68,7 @@ class TorchBackend:
             self.model.write(folder, weights)
             write_state(folder, state, random)
             if self.adapter:
-                lora.write_adapter(adapter, self.adapter, folder)
+                lora.write_adapter(adapter, self.adapter, folder / lora.ADAPTER_FILE.parent)
 
         return write
 
@@ -86,6 +86,10 @@ class TorchBackend:
 
     def publish_weights(self, folder: Path) -> None:
         self.model.write(folder, self._weights())
+
+    def publish_adapter(self, folder: Path) -> None:
+        assert self.adapter, "nothing but adapters is published where none is trained"
+        lora.write_adapter(lora.adapter_weights(self.model.network), self.adapter, folder)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return lora.merged_weights(self.model.network) if self.adapter else self.model.weights()

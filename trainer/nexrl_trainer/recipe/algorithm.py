@@ -118,9 +118,20 @@ class Filters(Part, frozen=True, kw_only=True):
     stale: Literal["token", "sequence"] = "sequence"
     """`sequence` leaves out whole sequences with such a token, `token` only the tokens."""
 
+    agents: list[str] | None = None
+    """Only what these sub-agents sampled is trained (`x-nexrl-agent`, `nexrl.agent`); `""` is whoever gave no name.
+    None trains all."""
+    frozen_agents: list[str] = field(default_factory=list[str])
+    """All sub-agents but these are trained."""
+
     def __post_init__(self) -> None:
         if self.staleness is None and self.stale != "sequence":
             raise ValueError(f"filters.stale={self.stale}: nothing is too stale; set filters.staleness")
+        if self.agents is not None and (self.frozen_agents or not self.agents):
+            raise ValueError(
+                f"filters.agents={self.agents}, filters.frozen_agents={self.frozen_agents}: name those that are "
+                "trained, or those that are not"
+            )
 
 
 class Algorithm(Part, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ OURS = {
     "host": "ray.address",
     "port": "nothing: a free one is taken",
     "weight-version": "nothing: it counts publications",
+    "tokenizer": "model.path",
+    "logprobs-mode": "nothing: logprobs are those of what is sampled from",
     "api-key": "nothing: what is started for the run needs none",
     "admin-api-key": "nothing: what is started for the run needs none",
     "nnodes": "engine.url, of a server that you start on several machines",
@@ -26,26 +28,33 @@ OURS = {
 
 
 class Engine(Part, frozen=True, kw_only=True):
-    kind: Literal["embedded", "sglang"] = "embedded"
+    kind: Literal["embedded", "sglang", "vllm"] = "embedded"
     """What samples; it is started for the run, unless it is running already at `url`."""
     url: str | None = None
     """Base URL of an engine that is running already; several with commas between. `NEXRL_ENGINE_KEY` holds the key of
-    SGLang servers that ask for one."""
+    servers that ask for one."""
     replicas: Positive = 1
     """Engines that are started; each session lives on one of them."""
     python: str | None = None
-    """Python of the environment that SGLang is installed in; none is this one."""
+    """Python of the environment that SGLang or vLLM is installed in; none is this one."""
     flags: dict[str, Flag] = field(default_factory=dict[str, Flag])
-    """SGLang's own flags, by their names without the dashes: `{mem-fraction-static: 0.5, tp-size: 2, enable-metrics:
-    true}`. The run's dtype, device and seed are in force where nothing is said."""
+    """The server's own flags, by their names without the dashes, SGLang's for instance: `{mem-fraction-static: 0.5,
+    tp-size: 2, enable-metrics: true}`. The run's dtype, device and seed are in force where nothing is said."""
     env: dict[str, str] = field(default_factory=dict[str, str])
-    """Environment variables of SGLang servers that are started."""
+    """Environment variables of servers that are started."""
     updates: Literal["in_flight", "drained"] = "in_flight"
     """New weights come under running requests, every token of which then names its weights, or once nothing runs.
-    SGLang before 0.5.23 names one version a request: it takes `drained` alone."""
-    publication: Literal["disk", "shared_memory"] = "disk"
-    """Where new weights lie for the engine to read: in the run directory, which several machines may share, or in
-    memory (/dev/shm), where trainer and engine are on this one: `ray.address` none, an SGLang server on localhost."""
+    SGLang before 0.5.23 names one version a request, and vLLM none: they take `drained` alone."""
+    publication: Literal["disk", "shared_memory", "tensors"] = "disk"
+    """How new weights reach the engine. It reads them, in the run directory, which several machines may share, or in
+    memory (/dev/shm), where trainer and engine are on this one: `ray.address` none, an SGLang server on localhost. Or
+    they are sent to it in requests (`tensors`, SGLang alone), and no files are shared."""
+    verify: bool = False
+    """After each publication the engine's checksums of its tensors are compared with the published ones, and a tensor
+    that differs ends the run. SGLang can say where one server is one rank, vLLM cannot."""
+    colocated: bool = False
+    """SGLang servers give their GPU memory to the trainer while a step trains, and take it back with the new weights
+    (`enable-memory-saver`). For synchronous rollouts, where nothing is sampled meanwhile."""
     max_running: Positive = 32
     """Requests the embedded engine samples for at the same time; more wait."""
     max_length: Positive | None = None
@@ -64,6 +73,12 @@ class Engine(Part, frozen=True, kw_only=True):
                 raise ValueError(f"engine.flags.{name}: follows from {OURS[name]}; remove it")
             if value is False:
                 raise ValueError(f"engine.flags.{name}=false: a flag is there or it is not; remove it")
+        if self.publication == "tensors" and self.kind != "sglang":
+            raise ValueError(f"engine.publication=tensors: kind '{self.kind}' reads files; use disk or shared_memory")
+        if self.kind == "vllm" and self.verify:
+            raise ValueError("engine.verify: vLLM lays out weights as its kernels want them; set engine.verify=false")
+        if self.kind == "vllm" and self.updates != "drained":
+            raise ValueError("engine.updates=in_flight: vLLM does not say which weights sampled a token; set drained")
         self._check_urls()
 
     def _check_urls(self) -> None:
@@ -87,17 +102,18 @@ class Engine(Part, frozen=True, kw_only=True):
 
     @property
     def way(self) -> str:
-        """How the run comes by its engines: `embedded` or `sglang`, started for it, or `attached`."""
+        """How the run comes by its engines: `embedded`, `sglang` or `vllm`, started for it, or `attached`."""
         return "attached" if self.url else self.kind
 
 
 ONLY_OF = {
-    "replicas": (("embedded", "sglang"), "name several addresses in engine.url"),
-    "threads": (("embedded", "sglang"), "it was started with its own"),
-    "python": (("sglang",), "remove it"),
-    "flags": (("sglang",), "remove it, or give them to the server that you start"),
-    "env": (("sglang",), "remove it, or give them to the server that you start"),
-    "max_running": (("embedded",), "SGLang has the flag max-running-requests"),
-    "max_length": (("embedded",), "SGLang has the flag context-length"),
+    "replicas": (("embedded", "sglang", "vllm"), "name several addresses in engine.url"),
+    "threads": (("embedded", "sglang", "vllm"), "it was started with its own"),
+    "python": (("sglang", "vllm"), "remove it"),
+    "flags": (("sglang", "vllm"), "remove it, or give them to the server that you start"),
+    "env": (("sglang", "vllm"), "remove it, or give them to the server that you start"),
+    "colocated": (("sglang",), "remove it"),
+    "max_running": (("embedded",), "SGLang has the flag max-running-requests, vLLM max-num-seqs"),
+    "max_length": (("embedded",), "SGLang has the flag context-length, vLLM max-model-len"),
 }
 """Settings that not every way to have an engine knows: those that do, and what to do elsewhere."""

@@ -9,15 +9,15 @@ part; a test keeps the page true.
 import ast
 import inspect
 import sys
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from nexrl_trainer.recipe import algorithm, engine, trackers, train, tree
+from nexrl_trainer.recipe import agent, algorithm, engine, sessions, tasks, trackers, train, tree
 from nexrl_trainer.recipe.part import Part
 
-MODULES = (tree, algorithm, engine, train, trackers)
+MODULES = (tree, agent, algorithm, engine, sessions, tasks, train, trackers)
 HEAD = """# The recipe
 
 Every setting a recipe can have, its default, and what it does. A recipe is YAML; unknown keys and wrong types are
@@ -34,8 +34,9 @@ def reference() -> str:
     notes = _notes()
     sections = [HEAD, *_section("At the top", tree.Recipe, "", notes)]
     for field in msgspec.structs.fields(tree.Recipe):
-        if _is_part(field.type):
-            sections += _section(f"`{field.name}`", field.type, f"{field.name}.", notes)
+        if inside := _part_inside(field.type):
+            part, _ = inside
+            sections += _section(f"`{field.name}`", part, f"{field.name}.", notes)
     return "\n".join(sections) + "\n"
 
 
@@ -46,17 +47,17 @@ def _section(title: str, part: type[Struct], prefix: str, notes: dict[tuple[str,
 def _rows(part: type[Struct], prefix: str, notes: dict[tuple[str, str], str]) -> list[str]:
     """Return a row for each setting; parts inside that are alike share theirs: `{train,eval}.temperature`."""
     rows: list[str] = []
-    inner: dict[type[Struct], list[str]] = {}
+    inner: dict[tuple[type[Struct], str], list[str]] = {}
     for field in msgspec.structs.fields(part):
         note = notes.get((part.__name__, field.name), "")
-        if part_inside := _part_inside(field.type):
-            inner.setdefault(part_inside, []).append(field.name)
+        if inside := _part_inside(field.type):
+            inner.setdefault(inside, []).append(field.name)
         if not _is_part(field.type) or (note and prefix):
             shown = "" if _is_part(field.type) else _default(field)
             rows.append(f"| `{prefix}{field.name}` | {shown} | {note} |".replace("  |", " |"))
-    for kind, names in inner.items() if prefix else ():
+    for (kind, brackets), names in inner.items() if prefix else ():
         name = names[0] if len(names) == 1 else f"{{{','.join(names)}}}"
-        rows += _rows(kind, f"{prefix}{name}.", notes)
+        rows += _rows(kind, f"{prefix}{name}{brackets}.", notes)
     return rows
 
 
@@ -64,9 +65,15 @@ def _is_part(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Part)
 
 
-def _part_inside(kind: Any) -> type[Struct] | None:
-    """Return the part that a setting is, or may be: `Lora | None`."""
-    return next((item for item in (kind, *get_args(kind)) if _is_part(item)), None)
+def _part_inside(kind: Any) -> tuple[type[Struct], str] | None:
+    """Return the part that a setting is, may be (`Lora | None`), or has a list of: then with "[]"."""
+    if _is_part(kind):
+        return kind, ""
+    for argument in get_args(kind):
+        if inside := _part_inside(argument):
+            part, brackets = inside
+            return part, "[]" + brackets if get_origin(kind) is list else brackets
+    return None
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:

@@ -49,7 +49,8 @@ class Train(Part, frozen=True, kw_only=True):
     activation_checkpointing: bool = False
     """Compute each layer's activations again in the backward pass instead of keeping them: slower, much less memory."""
     lora: Lora | None = None
-    """Train adapters on the torch backend; engines get the merged weights, checkpoints hold the adapter as well."""
+    """Train adapters on the torch backend. The embedded engine is given the adapter alone, which it merges; others get
+    the merged weights. Checkpoints hold both."""
 
     def __post_init__(self) -> None:
         for name in ONLY_OF.keys() & set(self.changed()):

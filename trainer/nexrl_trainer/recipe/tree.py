@@ -11,10 +11,13 @@ from msgspec import Meta, field
 
 from nexrl.errors import ConfigError
 from nexrl.rewards import TOTAL
-from nexrl_trainer.algorithms.advantages import WITHOUT_BASELINE
+from nexrl_trainer.recipe.agent import Agent
 from nexrl_trainer.recipe.algorithm import Algorithm
 from nexrl_trainer.recipe.engine import Engine
-from nexrl_trainer.recipe.part import NotNegative, Part, Positive, Seconds
+from nexrl_trainer.recipe.part import NotNegative, Part, Positive
+from nexrl_trainer.recipe.sessions import Sessions
+from nexrl_trainer.recipe.tasks import Tasks
+from nexrl_trainer.recipe.together import refuse_contradictions
 from nexrl_trainer.recipe.trackers import Trackers
 from nexrl_trainer.recipe.train import Train
 
@@ -24,26 +27,6 @@ class Model(Part, frozen=True, kw_only=True):
     """Directory in Hugging Face layout: config, tokenizer with chat template, safetensors."""
     make: str | None = None
     """Script run as `python SCRIPT --out PATH` where `path` does not exist yet."""
-
-
-class Tasks(Part, frozen=True, kw_only=True):
-    train: str
-    """JSONL file, one task a row. A row may name itself with `id`."""
-    heldout: str | None = None
-    """JSONL file of tasks that are never trained on."""
-
-
-class Agent(Part, frozen=True, kw_only=True):
-    command: Annotated[list[str], Meta(min_length=1)]
-    """Program and arguments; `{name}` stands for the task's field of that name. `python` is this Python."""
-    stdin: str | None = None
-    """Text for the agent's standard input, with the same `{name}`s."""
-    env: dict[str, str] = field(default_factory=dict[str, str])
-    timeout_s: Seconds = 120.0
-    concurrency: Positive = 8
-    """Agents running at the same time."""
-    attempts: Positive = 2
-    """Tries per rollout before it is recorded as failed."""
 
 
 class Rewards(Part, frozen=True, kw_only=True):
@@ -107,6 +90,8 @@ class SamplingPolicy(Part, frozen=True, kw_only=True):
 
 
 class Proxy(Part, frozen=True, kw_only=True):
+    url: str | None = None
+    """Address of a proxy that runs already and serves the agents whose `sessions` are learned from."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     tool_parser: str = "auto"
     """Format of tool calls; `auto` takes it from the chat template. `nexrl proxy --help` lists them."""
@@ -117,6 +102,8 @@ class Proxy(Part, frozen=True, kw_only=True):
 
 
 class Ingest(Part, frozen=True, kw_only=True):
+    url: str | None = None
+    """Address of the ingest that it records to. Of both the key is in `NEXRL_ADMIN_KEY`."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
 
 
@@ -154,10 +141,13 @@ class Recipe(Part, frozen=True, kw_only=True):
     seed: int = 0
     steps: Positive
     model: Model
-    tasks: Tasks
-    agent: Agent
-    reward: str
-    """Python file with functions marked `@nexrl.reward`."""
+    tasks: Tasks = Tasks()
+    agent: Agent | None = None
+    """What is run on each task; none where the run learns from `sessions` and evaluates nothing."""
+    reward: str | None = None
+    """Python file with functions marked `@nexrl.reward`, which judge what the agent did."""
+    sessions: Sessions | None = None
+    """Learn from sessions that nobody planned, in place of tasks: docs/external.md."""
     rewards: Rewards = Rewards()
     rollouts: Rollouts = Rollouts()
     algorithm: Algorithm = Algorithm()
@@ -175,35 +165,38 @@ class Recipe(Part, frozen=True, kw_only=True):
     """Folder that relative paths start from; filled in from where the recipe lies."""
 
     def __post_init__(self) -> None:
-        teaches_anyway = self.algorithm.advantage in WITHOUT_BASELINE or self.algorithm.call_rewards.names
-        if self.rollouts.dynamic_sampling and teaches_anyway:
-            raise ValueError(
-                f"rollouts.dynamic_sampling={self.rollouts.dynamic_sampling}: with algorithm.advantage="
-                f"{self.algorithm.advantage} and call_rewards={self.algorithm.call_rewards.names} groups whose rewards "
-                "are all equal teach too; leave dynamic sampling out"
-            )
-        if self.engine.publication == "shared_memory" and self.ray.address:
-            raise ValueError(
-                f"engine.publication=shared_memory: with ray.address={self.ray.address}, trainer and engine may be on "
-                "different machines; use disk"
-            )
+        refuse_contradictions(self)
+
+    @property
+    def publishes_adapters(self) -> bool:
+        """Whether engines are given the trained adapter alone: the embedded engine merges it itself."""
+        return self.train.lora is not None and self.engine.kind == "embedded"
 
     @property
     def sequences_per_step(self) -> int:
-        """Rollouts planned for one step."""
-        return self.rollouts.groups_per_step * self.rollouts.group_size
+        """Rollouts of one step."""
+        return self.rollouts.groups_per_step * self.group_size
+
+    @property
+    def group_size(self) -> int:
+        """Rollouts of one group."""
+        return 1 if self.sessions and self.sessions.group == "session" else self.rollouts.group_size
 
     def resolve(self, path: str) -> Path:
         """Return a path of the recipe as an absolute one: `~` is home, relative ones start at `folder`."""
         return (Path(self.folder) / Path(path).expanduser()).resolve()
 
+    @property
+    def _files(self) -> dict[str, str | None]:
+        judges = {"reward": self.reward, "sessions.reward": self.sessions.reward if self.sessions else None}
+        return {**judges, "model.make": self.model.make}
+
     def check(self) -> None:
         """Raise ConfigError for what only shows against the file system: missing files, an unusable model."""
-        if not self.tasks.heldout and (named := self.evaluation.changed()):
+        needless = set(self.evaluation.changed()) - ({"success_at"} if self.tasks.order == "curriculum" else set())
+        if not self.tasks.heldout and (named := sorted(needless)):
             raise ConfigError(f"evaluation.{named[0]}: nothing to evaluate on; set tasks.heldout, or remove it")
-        needed = {"tasks.train": self.tasks.train, "tasks.heldout": self.tasks.heldout, "reward": self.reward}
-        needed |= {"model.make": self.model.make}
-        for name, path in needed.items():
+        for name, path in self._files.items():
             if path and not self.resolve(path).is_file():
                 raise ConfigError(f"{name}={path}: no file {self.resolve(path)}")
         if not self.model.make and not (self.resolve(self.model.path) / "config.json").is_file():
@@ -213,6 +206,8 @@ class Recipe(Part, frozen=True, kw_only=True):
                 "train.backend=deepspeed: it is not installed; beside torch, run "
                 "DS_BUILD_OPS=0 pip install --no-build-isolation 'nexrl[deepspeed]'"
             )
+        if self.agent:
+            self.agent.check(self.resolve)
         self.trackers.check()
         for name, path in self.algorithm.scorers.items():
             if path and not (self.resolve(path) / "config.json").is_file():

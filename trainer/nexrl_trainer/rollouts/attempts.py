@@ -1,22 +1,25 @@
 """Run the rollouts of a group: attempts, each from its key to its outcome.
 
 An attempt's life: registered, agent started with a key of its own, spans flushed, judged, outcome stored. A rollout
-that fails is tried again with a new attempt id, then recorded as failed with its reason; the run goes on. Which groups
-are run, and when, is `feed.py`'s and `evaluation.py`'s part.
+that fails is tried again with a new attempt id, then recorded as failed with its reason; the run goes on. How an agent
+is run is the runner's part; which groups are run, and when, `feed.py`'s and `evaluation.py`'s.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from pathlib import Path
+
+from msgspec import structs
 
 from nexrl.errors import NexrlError
 from nexrl.keys import attempt_key, new_attempt_id
 from nexrl.records import Attempt, Group, Outcome
 from nexrl_ingest.client import IngestClient
-from nexrl_trainer.recipe.tree import Agent
-from nexrl_trainer.rollouts.command import Ended, agent_environment, fill, run_command
+from nexrl_trainer.recipe.agent import Agent
+from nexrl_trainer.rollouts.conversation import last_message
 from nexrl_trainer.rollouts.judging import Judge
 from nexrl_trainer.rollouts.proxy import ProxyClient
+from nexrl_trainer.rollouts.quarantine import Quarantine
+from nexrl_trainer.rollouts.runners.runner import DisturbedError, Ended, Job, Runner
 from nexrl_trainer.rollouts.slots import Priority, Slots
 
 ERROR_LINES = 3
@@ -33,21 +36,21 @@ class Attempts:
         self,
         *,
         agent: Agent,
-        folder: Path,
-        model_name: str,
+        runner: Runner,
         judge: Judge,
         ingest: IngestClient,
         proxy: ProxyClient,
         admin_key: str,
+        quarantine: Quarantine,
         on_outcome: Callable[[Outcome], None],
     ) -> None:
         self._agent = agent
-        self._folder = folder
-        self._model_name = model_name
+        self._runner = runner
         self._judge = judge
         self._ingest = ingest
         self._proxy = proxy
         self._admin_key = admin_key
+        self.quarantine = quarantine
         self._on_outcome = on_outcome
         self.slots = Slots(agent.concurrency)
 
@@ -66,51 +69,57 @@ class Attempts:
         """
         waiting = await self._judge.resume(group)
         left = [index for index in rollouts if index not in waiting]
+        finals: list[Outcome] = []
         try:
             async with asyncio.TaskGroup() as tasks:
                 for index in left:
-                    tasks.create_task(self._rollout(group, index, priority, began))
+                    tasks.create_task(self._rollout(group, index, priority, began, finals))
         except* NexrlError as errors:
             raise errors.exceptions[0] from None
+        self.quarantine.note(group, finals)
         return len(left)
 
-    async def _rollout(self, group: Group, index: int, priority: Priority, began: Callable[[], None]) -> None:
+    def forget(self, group: str) -> None:
+        """Let go of what is kept of a group that is not run to its end."""
+        self._judge.forget(group)
+
+    async def _rollout(
+        self, group: Group, index: int, priority: Priority, began: Callable[[], None], finals: list[Outcome]
+    ) -> None:
         async with self.slots.turn(priority):
             began()
-            for tried in range(1, self._agent.attempts + 1):
+            tried, alone = 0, False
+            while True:
                 name = new_attempt_id(f"{group.id}-r{index:02d}", group.mode)
                 attempt = Attempt(id=name, group=group.id, rollout=index)
                 await self._ingest.put_attempt(attempt)
-                outcome = await self._attempt(group, attempt, last=tried == self._agent.attempts)
+                try:
+                    outcome = await self._attempt(group, attempt, alone=alone, last=tried + 1 == self._agent.attempts)
+                    tried += 1
+                except DisturbedError as error:
+                    outcome = Outcome(status="failed", reason=str(error), final=False)
+                    alone = error.suspect
                 for final in await self._judge.settle(group, attempt, outcome):
                     self._on_outcome(final)
+                    finals.append(final)
                 if outcome.final:
                     return
 
-    async def _attempt(self, group: Group, attempt: Attempt, *, last: bool) -> Outcome:
-        fields = group.task.fields
-        environment = agent_environment(
-            self._proxy.url,
-            self._ingest.url,
-            attempt_key(attempt.id, self._admin_key),
-            self._model_name,
-            self._agent.env,
-        )
+    async def _attempt(self, group: Group, attempt: Attempt, *, alone: bool, last: bool) -> Outcome:
+        key = attempt_key(attempt.id, self._admin_key)
+        job = Job(attempt=attempt.id, key=key, task=group.task.fields, alone=alone)
         try:
-            ended = await run_command(
-                [fill(word, fields) for word in self._agent.command],
-                stdin=None if self._agent.stdin is None else fill(self._agent.stdin, fields),
-                environment=environment,
-                folder=self._folder,
-                timeout_s=self._agent.timeout_s,
-            )
+            ended = await self._runner.run(job, self._agent.timeout_s)
         except (OSError, ValueError) as error:
-            return Outcome(status="failed", reason=f"agent: {self._agent.command[0]}: {error}", calls=0, final=last)
+            return Outcome(status="failed", reason=f"agent: it cannot be started: {error}", calls=0, final=last)
         calls = await self._proxy.flush(attempt.id)
         if calls is None:
             return Outcome(status="failed", reason="capture: its spans did not reach ingest in time", final=last)
         if problem := failure_of(ended, calls, self._agent.timeout_s):
             return Outcome(status="failed", reason=problem, calls=calls, final=last)
+        if ended.answer is None:
+            session = await self._ingest.session(attempt.id)
+            ended = structs.replace(ended, answer=last_message(session))
         return await self._judge.judge(group, attempt, ended, calls)
 
 
@@ -121,6 +130,8 @@ def failure_of(ended: Ended, calls: int, timeout_s: float) -> str | None:
     """
     if ended.timed_out:
         return f"agent: no end within {timeout_s:g} s"
+    if ended.problem:
+        return f"agent: {ended.problem}"
     if ended.exit_code:
         said = " | ".join(line.strip() for line in ended.stderr.strip().splitlines()[-ERROR_LINES:])
         return f"agent: exit code {ended.exit_code}: {said}" if said else f"agent: exit code {ended.exit_code}"

@@ -13,36 +13,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Self
 
-from msgspec import Struct
-
 from nexrl.errors import RunError
-from nexrl.records import Group, TrainingGroup
+from nexrl.records import Group
 from nexrl_ingest.client import GroupState, IngestClient, Leased, Rule
 from nexrl_trainer.recipe.tree import Rollouts
 from nexrl_trainer.rollouts.attempts import Attempts
+from nexrl_trainer.rollouts.collected import GIVEN_UP, LEASE_S, STALE, WITHOUT_CONTRAST, Collected
 from nexrl_trainer.rollouts.planning import Position, afresh, missing
 
-LEASE_S = 24 * 3600.0
-"""A restarted trainer takes its own leases over at once, so this only bounds how long a dead run holds its groups."""
 POLL_S = 1.0
-STALE = "stale"
-WITHOUT_CONTRAST = "zero-advantage"
-GIVEN_UP = "given-up"
-
-
-class Collected(Struct, frozen=True, kw_only=True):
-    """The groups of one step, and the leases to acknowledge once what they taught is safe on disk."""
-
-    groups: list[TrainingGroup]
-    leases: list[str]
-    ran: int
-    """Rollouts of them that this start ran itself; the others had been finished before an interruption."""
-    dropped: Counter[str]
-    """Groups left out since the step before, by reason: ingest's, and GIVEN_UP for those that were stopped."""
-    judged: int
-    """Rollouts with a reward, those of dropped groups included."""
-    failures: list[str]
-    """Why the others failed."""
 
 
 class _Open:
@@ -93,7 +72,8 @@ class Feed:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._give_up(list(self._open))
+        for one in self._open.values():
+            self._stop(one)
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     @property
@@ -143,6 +123,8 @@ class Feed:
         while len(self._open) < room:
             number = self._returning.popleft() if self._returning else self._next()
             group = self._renamed.get(number) or self._plan(number)
+            if self._attempts.quarantine.passes_over(group.task.id):
+                continue
             self._open[group.id] = one = _Open(group, number)
             one.task = asyncio.create_task(self._run(one))
 
@@ -213,10 +195,15 @@ class Feed:
     def _give_up(self, names: Sequence[str]) -> None:
         for name in names:
             one = self._open.pop(name)
-            one.task.cancel()
-            self._ending.add(one.task)
-            one.task.add_done_callback(self._ending.discard)
+            self._stop(one)
+            # Only then: what still ends would be kept for the rest of its group, which never comes.
+            one.task.add_done_callback(lambda _, group=name: self._attempts.forget(group))
             self._dropped[GIVEN_UP] += 1
+
+    def _stop(self, one: _Open) -> None:
+        one.task.cancel()
+        self._ending.add(one.task)
+        one.task.add_done_callback(self._ending.discard)
 
     def _collected(self, taken: list[tuple[_Open, Leased]], dropped: Sequence[GroupState]) -> Collected:
         taken.sort(key=lambda pair: pair[0].number)
@@ -231,6 +218,8 @@ class Feed:
             dropped=counts,
             judged=len(rollouts) - len(failures),
             failures=failures,
+            quarantined=self._attempts.quarantine.count,
+            left_out=list(dropped),
         )
 
     async def _plan_afresh(self) -> None:

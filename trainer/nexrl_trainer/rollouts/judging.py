@@ -17,8 +17,8 @@ from nexrl.records import Attempt, Group, Outcome, Reward
 from nexrl.rewards import RewardFunction, Rollout, Scorer, Step, Weighed, missing_names, total
 from nexrl_ingest.client import IngestClient
 from nexrl_trainer.recipe.tree import Rewards
-from nexrl_trainer.rollouts.command import Ended
 from nexrl_trainer.rollouts.conversation import longest_conversation
+from nexrl_trainer.rollouts.runners.runner import Ended
 from nexrl_trainer.rollouts.waiting import Settled, Waiting, WaitingRoom
 
 AGENT = "agent"
@@ -92,6 +92,12 @@ class Judge:
         await self._settle_group(group)
         return ended
 
+    def forget(self, group: str) -> None:
+        """Let go of the rollouts of a group that wait for others which will never come."""
+        for item in self._room.of(group):
+            self._held.pop(item.attempt.id, None)
+        self._room.forget(group)
+
     async def _settle_group(self, group: Group) -> list[Outcome]:
         verdict = self._room.verdict(group.id)
         if verdict is None:
@@ -138,7 +144,7 @@ class Judge:
         session = await self._ingest.session(attempt.id) if {"messages", "steps"} & set(needs) else None
         return Rollout(
             task=group.task.fields,
-            answer=ended.stdout.strip(),
+            answer=ended.answer or "",
             messages=longest_conversation(session) if session else [],
             calls=await self._ingest.calls(attempt.id) if "calls" in needs else [],
             steps=msgspec.convert(session["steps"], list[Step]) if session else [],

@@ -19,11 +19,13 @@ class ProxyClient:
         self._http = http
 
     async def flush(self, attempt: str) -> int | None:
-        """Wait until ingest has acknowledged every span of the attempt; return how many calls it made.
+        """End an attempt: wait until ingest has acknowledged every span of it; return how many calls it made.
+
+        Whoever calls as this attempt from now on is refused.
 
         None where they did not arrive in time. Raises ServiceError where the proxy cannot be reached.
         """
-        route = f"/api/sessions/{attempt}/flush?timeout_s={FLUSH_TIMEOUT_S:g}"
+        route = f"/api/sessions/{attempt}/flush?end=true&timeout_s={FLUSH_TIMEOUT_S:g}"
         answer = await self._post(route, within_s=FLUSH_TIMEOUT_S)
         return None if answer is None else int(answer["calls"])
 

@@ -24,6 +24,9 @@ class Spent(NamedTuple):
     """Summed over slots."""
 
 
+NOTHING = Spent(0.0, 0.0)
+
+
 class Slots:
     """`count` slots, handed out by priority and, among equals, first come first served."""
 
@@ -33,7 +36,7 @@ class Slots:
         self._free = count
         self._waiting: list[tuple[Priority, int, asyncio.Future[None]]] = []
         self._arrivals = itertools.count()
-        self._spent = Spent(0.0, 0.0)
+        self._spent = NOTHING
         self._counted = clock()
 
     @asynccontextmanager

@@ -13,7 +13,7 @@ from msgspec import Struct
 from nexrl.records import Attempt, Outcome, decode, encode
 from nexrl.rewards import Weighed
 from nexrl_trainer.files import write_whole
-from nexrl_trainer.rollouts.command import Ended
+from nexrl_trainer.rollouts.runners.runner import Ended
 
 VERDICT = "verdict"
 

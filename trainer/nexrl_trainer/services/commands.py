@@ -8,7 +8,8 @@ import msgspec
 
 from nexrl_trainer.directory import RunDirectory
 from nexrl_trainer.engines.fleet import Weights
-from nexrl_trainer.engines.sglang.flags import arguments
+from nexrl_trainer.engines.servers.flags import arguments
+from nexrl_trainer.engines.servers.kinds import SERVERS
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.recipe.engine import Flag
 from nexrl_trainer.recipe.tree import SamplingPolicy
@@ -41,6 +42,8 @@ def proxy(recipe: Recipe, model: Path, directory: RunDirectory, engine: str, ing
         "--served-model",
         recipe.name,
         "--require-session",
+        *("--drain-s", "0"),
+        *(["--engine-kind", "vllm", "--processed-logprobs"] if recipe.engine.kind == "vllm" else []),
     ]
 
 
@@ -58,10 +61,10 @@ def sampling_policy(policy: SamplingPolicy) -> str:
 
 def engine(recipe: Recipe, weights: Weights, index: int) -> list[str]:
     """Return the command line of the run's engine number `index`; HOST and PORT in it are the place's to fill in."""
-    argv = embedded_engine(recipe, weights) if recipe.engine.kind == "embedded" else sglang_engine(recipe, weights)
-    seed = "--seed" if recipe.engine.kind == "embedded" else "--random-seed"
-    given = seed.strip("-") in recipe.engine.flags
-    return argv if given else [*argv, seed, str(recipe.seed + index)]
+    seed = recipe.seed + index
+    if recipe.engine.kind == "embedded":
+        return [*embedded_engine(recipe, weights), "--seed", str(seed)]
+    return server(recipe, weights, seed)
 
 
 def embedded_engine(recipe: Recipe, weights: Weights) -> list[str]:
@@ -74,18 +77,31 @@ def embedded_engine(recipe: Recipe, weights: Weights) -> list[str]:
     return [*argv, "--device", recipe.train.device, "--dtype", recipe.train.dtype]
 
 
-def sglang_engine(recipe: Recipe, weights: Weights) -> list[str]:
-    """Return the command line of an SGLang server that begins with these weights; the recipe's flags win."""
+def server(recipe: Recipe, weights: Weights, seed: int) -> list[str]:
+    """Return the command line of a server that begins with these weights; the recipe's flags win."""
+    kind = recipe.engine.kind
+    own = vllm_flags(weights) if kind == "vllm" else sglang_flags(recipe, weights)
+    given = arguments({**own, "dtype": recipe.train.dtype, SERVERS[kind].seed: seed, **recipe.engine.flags})
+    return [*_server("servers"), "--kind", kind, "--python", server_python(recipe), "--", *given]
+
+
+def sglang_flags(recipe: Recipe, weights: Weights) -> dict[str, Flag]:
+    """Return what SGLang alone is told."""
     own: dict[str, Flag] = {"model-path": str(weights.folder), "weight-version": str(weights.version)}
-    own["dtype"] = recipe.train.dtype
     if recipe.train.device == "cpu":
         own["device"] = "cpu"
-    given = arguments({**own, **recipe.engine.flags})
-    return [*_server("sglang"), "--python", sglang_python(recipe), "--", *given]
+    if recipe.engine.colocated:
+        own["enable-memory-saver"] = True
+    return own
 
 
-def sglang_python(recipe: Recipe) -> str:
-    """Return the Python that has SGLang: a path starts at the recipe's folder, a bare name is looked up on PATH."""
+def vllm_flags(weights: Weights) -> dict[str, Flag]:
+    """Return what vLLM alone is told: its logprobs are else those before the temperature."""
+    return {"model": str(weights.folder), "logprobs-mode": "processed_logprobs"}
+
+
+def server_python(recipe: Recipe) -> str:
+    """Return the Python that has the server: a path starts at the recipe's folder, a bare name is looked up on PATH."""
     given = recipe.engine.python
     if given is None:
         return sys.executable
@@ -94,8 +110,12 @@ def sglang_python(recipe: Recipe) -> str:
 
 
 def engine_environment(recipe: Recipe) -> dict[str, str]:
-    """Return the variables that an engine is started with, beside those of this process."""
-    return {"OMP_NUM_THREADS": str(recipe.engine.threads), **recipe.engine.env}
+    """Return the variables that an engine is started with, beside those of this process.
+
+    vLLM takes new weights in its development mode alone.
+    """
+    own = {"VLLM_SERVER_DEV_MODE": "1"} if recipe.engine.kind == "vllm" else {}
+    return {"OMP_NUM_THREADS": str(recipe.engine.threads), **own, **recipe.engine.env}
 
 
 def _server(kind: str) -> list[str]:

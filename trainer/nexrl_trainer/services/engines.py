@@ -11,7 +11,8 @@ from nexrl.errors import ServiceError
 from nexrl_trainer.checkpointing import copy_tokenizer
 from nexrl_trainer.cluster import engine_gpus
 from nexrl_trainer.engines.fleet import Weights
-from nexrl_trainer.engines.sglang import flags
+from nexrl_trainer.engines.servers import flags
+from nexrl_trainer.engines.servers.kinds import SERVERS
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.services import commands
 from nexrl_trainer.services.process import ServiceProcess
@@ -32,9 +33,10 @@ class Place:
         self._process: ServiceProcess | None = None
 
     def refuse_unknown(self, recipe: Recipe) -> None:
-        """Raise ConfigError for a flag that the SGLang of this place does not have."""
-        options = flags.installed(commands.sglang_python(recipe), commands.engine_environment(recipe))
-        flags.refuse_unknown(recipe.engine.flags, options)
+        """Raise ConfigError for a flag that the server of this place does not have."""
+        server = SERVERS[recipe.engine.kind]
+        options = flags.installed(server, commands.server_python(recipe), commands.engine_environment(recipe))
+        flags.refuse_unknown(server, recipe.engine.flags, options)
 
     def start(self, argv: list[str], environment: dict[str, str]) -> str:
         """Start the engine and return its address, which stays the same; raises ServiceError."""
@@ -70,7 +72,7 @@ class PlacedEngine:
         self.actor = placed.remote(self.name, log, public=recipe.ray.address is not None)
 
     async def refuse_unknown(self) -> None:
-        """Raise ServiceError for flags that the installed SGLang does not have."""
+        """Raise ServiceError for flags that the installed server does not have."""
         await self._answer(self.actor.refuse_unknown.remote(self._recipe))
 
     async def start(self, weights: Weights) -> str:

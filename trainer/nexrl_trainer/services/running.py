@@ -13,6 +13,7 @@ from nexrl.errors import ServiceError
 from nexrl_trainer.directory import RunDirectory
 from nexrl_trainer.engines.fleet import Weights
 from nexrl_trainer.recipe import Recipe
+from nexrl_trainer.services import commands
 from nexrl_trainer.services.commands import nexrl
 from nexrl_trainer.services.engines import PlacedEngine, start_all
 from nexrl_trainer.services.process import ServiceProcess
@@ -41,6 +42,15 @@ class Services:
         url = await asyncio.to_thread(process.url)
         self.watch(name, lambda: asyncio.to_thread(process.ended))
         return url
+
+    async def ingest(self, recipe: Recipe, directory: RunDirectory) -> str:
+        """Return the address of ingest, started first where it is the run's own."""
+        return recipe.ingest.url or await self.local("ingest", commands.ingest(recipe, directory))
+
+    async def proxy(self, recipe: Recipe, model: Path, directory: RunDirectory, engines: list[str], ingest: str) -> str:
+        """Return the address of the proxy, started first where it is the run's own."""
+        command = commands.proxy(recipe, model, directory, ",".join(engines), ingest)
+        return recipe.proxy.url or await self.local("proxy", command)
 
     async def engines(self, recipe: Recipe, model: Path, weights: Weights) -> dict[str, PlacedEngine | None]:
         """Return the engines by their addresses, started first where they are the run's own."""

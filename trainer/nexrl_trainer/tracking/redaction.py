@@ -21,7 +21,7 @@ def without_secrets(recipe: Recipe, environment: Mapping[str, str]) -> dict[str,
     Hidden are all values under `env`, credentials in addresses, and, wherever it appears, whatever stands in a variable
     that is named like a secret.
     """
-    every = {**environment, **recipe.engine.env, **recipe.agent.env}
+    every = {**environment, **recipe.engine.env, **(recipe.agent.env if recipe.agent else {})}
     secrets = [value for name, value in every.items() if _SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET]
     return _hidden(msgspec.to_builtins(recipe), sorted(secrets, key=len, reverse=True))
 

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from nexrl.errors import ConfigError
+from nexrl_trainer.engines.adapters import base_of, is_adapter
+from nexrl_trainer.engines.checksums import digest
 from nexrl_trainer.engines.embedded.attention import NAME, SlotStep, UnsupportedAttentionError, register
 from nexrl_trainer.engines.embedded.batch import Batch, Piece, lay_out
 from nexrl_trainer.engines.embedded.cache import SlotCache
 from nexrl_trainer.engines.embedded.stopping import Detokenise
-from nexrl_trainer.engines.embedded.weights import match, weights_of
+from nexrl_trainer.engines.embedded.weights import match, read_checkpoint, weights_of
 from nexrl_trainer.engines.embedded.wire import Limits
 
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -55,6 +57,10 @@ class SlotModel:
             tensor.to(self.device, weight.tensor.dtype) for tensor, weight in zip(fitting, self.weights, strict=True)
         ]
 
+    def checksums(self) -> dict[str, str]:
+        """Return each tensor's checksum, under all its names; they must not change meanwhile."""
+        return {name: summed for weight in self.weights for summed in (digest(weight.tensor),) for name in weight.names}
+
     @torch.no_grad()
     def adopt(self, tensors: list[Tensor]) -> None:
         """Replace all weights. What the slots hold was made by the old ones: the caller forgets it."""
@@ -63,16 +69,20 @@ class SlotModel:
 
 
 def load(directory: Path, *, slots: int, max_length: int | None, device: str, dtype: str) -> SlotModel:
-    """Load the model for `slots` concurrent requests; raises ConfigError where it cannot be served."""
+    """Load the model, or an adapter with its model, for `slots` concurrent requests.
+
+    Raises ConfigError where it cannot be served.
+    """
     from transformers import AutoModelForCausalLM
 
-    if not (directory / "config.json").is_file():
-        raise ConfigError(f"--model {directory}: no config.json there; give a directory in Hugging Face layout")
+    base = base_of(directory) if is_adapter(directory) else directory
+    if not (base / "config.json").is_file():
+        raise ConfigError(f"--model {base}: no config.json there; give a directory in Hugging Face layout")
     register()
     place = _device(device)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=getattr(torch, dtype), attn_implementation=NAME, local_files_only=True
+            base, dtype=getattr(torch, dtype), attn_implementation=NAME, local_files_only=True
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"--model {directory}: {error}") from error
@@ -84,6 +94,8 @@ def load(directory: Path, *, slots: int, max_length: int | None, device: str, dt
     )
     loaded = SlotModel(model, slots=slots, limits=limits, eos=_eos(model))
     _prove(loaded)
+    if base != directory:
+        loaded.adopt(loaded.check(read_checkpoint(directory)))
     return loaded
 
 

@@ -50,6 +50,11 @@ class Engine:
             await asyncio.wrap_future(self.scheduler.adopt(tensors, version))
             self.model_path = directory
 
+    async def checksums(self) -> dict[str, str]:
+        """Return the checksum of each tensor, under all its names; no update comes in between."""
+        async with self._updating:
+            return await asyncio.to_thread(self.model.checksums)
+
     def _read_and_check(self, directory: Path) -> list[Tensor]:
         return self.model.check(read_checkpoint(directory))
 
@@ -66,6 +71,7 @@ def make_app(engine: Engine) -> web.Application:
             web.post("/generate", generate),
             web.post("/abort_request", abort_request),
             web.post("/update_weights_from_disk", update_weights_from_disk),
+            web.post("/weights_checker", weights_checker),
             web.get("/health", health),
             web.get("/model_info", model_info),
         ]
@@ -159,6 +165,13 @@ async def update_weights_from_disk(request: web.Request) -> web.Response:
     except (CheckpointError, wire.RequestError) as error:
         return _json({"success": False, "message": str(error)}, status=400)
     return _json({"success": True, "message": f"weight version {body.weight_version} is live"})
+
+
+async def weights_checker(request: web.Request) -> web.Response:
+    """Say what the engine holds: a checksum for each tensor."""
+    wire.decode(await request.read(), wire.CheckWeightsRequest)
+    checksums = await request.app[ENGINE].checksums()
+    return _json({"success": True, "message": "", "ranks": [{"checksums": checksums}]})
 
 
 async def health(request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from torch import Tensor
 
 from nexrl.errors import NexrlError
+from nexrl_trainer.engines.adapters import AdapterError, is_adapter, whole
 
 _SHOWN = 3
 
@@ -36,12 +37,18 @@ def weights_of(model: torch.nn.Module) -> list[Weight]:
 
 
 def read_checkpoint(directory: Path) -> dict[str, Tensor]:
-    """Return all tensors of `directory/*.safetensors`; raises CheckpointError where they cannot be read.
+    """Return all tensors of `directory/*.safetensors`, or those of an adapter there with its model.
 
-    Reads whole files instead of mapping them, so that a publisher may overwrite them afterwards.
+    Raises CheckpointError where they cannot be read. Reads whole files instead of mapping them, so that a publisher may
+    overwrite them afterwards.
     """
     import safetensors.torch
 
+    if is_adapter(directory):
+        try:
+            return whole(directory)
+        except AdapterError as error:
+            raise CheckpointError(str(error)) from error
     files = sorted(directory.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{directory}: no *.safetensors there; save the weights in Hugging Face layout")

@@ -4,7 +4,7 @@ Field names are SGLang's. Pure: no socket, no tensor. `server.py` turns a Reques
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -89,6 +89,10 @@ class UpdateWeightsRequest(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         digits = self.weight_version
         _require(digits.isascii() and digits.isdigit(), "weight_version", digits, 'use an integer as a string, "4" say')
+
+
+class CheckWeightsRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    action: Literal["checksum"]
 
 
 class VersionSpan(Struct, frozen=True):

@@ -84,7 +84,7 @@ def _backward(
     grad: Tensor, saved: tuple[Tensor, ...], layout: Layout, scale: float, kernel: Kernel
 ) -> tuple[Tensor, Tensor, Tensor]:
     query, key, value, output, sums = saved
-    d_query, d_key, d_value = (torch.zeros_like(item) for item in (query, key, value))
+    d_query, d_key, d_value = (torch.empty_like(item) for item in (query, key, value))
     for block in layout.blocks:
         rows, keys = slice(*block.rows), slice(*block.keys)
         # With the joined output and sums, a block's backward is its exact share of the whole.
@@ -94,9 +94,10 @@ def _backward(
             block.causal,
             scale,
         )
-        d_query[:, :, rows] += parts[0]
-        d_key[:, :, keys] += parts[1]
-        d_value[:, :, keys] += parts[2]
+        wholes = d_query[:, :, rows], d_key[:, :, keys], d_value[:, :, keys]
+        for whole, part in zip(wholes, parts, strict=True):
+            # Every row stands in one causal block, and that comes first.
+            whole.copy_(part) if block.causal else whole.add_(part)
     return d_query, d_key, d_value
 
 

@@ -1,7 +1,7 @@
 """The last layer: logprobs and entropies of chosen tokens, without ever holding [tokens, vocabulary].
 
-Computed a chunk of tokens at a time, forward and again backward. Takes the place of a model's `lm_head` and shares its
-weight, so that checkpoints and sharding see what they always saw.
+Computed a chunk of tokens at a time, forward and, all but the last chunk, again backward. Takes the place of a model's
+`lm_head` and shares its weight, so that checkpoints and sharding see what they always saw.
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from nexrl.errors import ConfigError
 
-CHUNK = {"cpu": 1 << 21, "cuda": 1 << 26}
-"""Logits held at a time, by device."""
+CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
+"""Logits held at a time, by device; those of the last chunk from the forward pass to the backward one."""
 UNSUPPORTED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings of a Hugging Face config that change logits after the head."""
 
@@ -50,26 +50,28 @@ class ChunkedLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperatures: Tensor
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(hidden, weight, bias, targets, temperatures)
         logprobs, entropies = (torch.empty(len(targets), device=hidden.device) for _ in range(2))
         cast = weight.to(hidden.dtype)
+        logs: Tensor | None = None
         for part in _chunks(len(targets), weight):
             logs = _log_softmax(hidden[part], cast, bias, temperatures[part])
             logprobs[part] = logs.gather(1, targets[part, None])[:, 0]
-            entropies[part] = -(logs.exp() * logs).sum(1)
+            entropies[part] = logs.exp().mul_(logs).sum(1).neg_()
+        ctx.save_for_backward(hidden, weight, bias, targets, temperatures, logs)
         return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, temperatures = ctx.saved_tensors
-        d_logprobs, d_entropies = grads
+        hidden, weight, bias, targets, temperatures, last = ctx.saved_tensors
+        d_logprobs, d_entropies = (grad / temperatures for grad in grads)
         cast = weight.to(hidden.dtype)
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight) if weight.requires_grad else None
         d_bias = torch.zeros_like(bias) if bias is not None and bias.requires_grad else None
         bonus = bool(d_entropies.any())
         for part in _chunks(len(targets), weight):
-            logs = _log_softmax(hidden[part], cast, bias, temperatures[part])
+            at_hand = part.stop == len(targets)
+            logs = last if at_hand else _log_softmax(hidden[part], cast, bias, temperatures[part])
             slope = logs.exp()
             if bonus:
                 entropies = -(slope * logs).sum(1, keepdim=True)
@@ -78,7 +80,6 @@ class ChunkedLogprobs(torch.autograd.Function):
             else:
                 slope *= -d_logprobs[part, None]
             slope.scatter_add_(1, targets[part, None], d_logprobs[part, None])
-            slope /= temperatures[part, None]
             narrow = slope.to(hidden.dtype)
             d_hidden[part] = narrow @ cast
             if d_weight is not None:
@@ -121,5 +122,7 @@ def _add_product(total: Tensor, slope: Tensor, hidden: Tensor) -> None:
 
 
 def _chunks(count: int, weight: Tensor) -> list[slice]:
-    size = max(1, CHUNK.get(weight.device.type, CHUNK["cuda"]) // weight.shape[0])
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    """Cut into as few as may be held at a time, about equal: the last one need not be computed again."""
+    most = max(1, CHUNK.get(weight.device.type, CHUNK["cuda"]) // weight.shape[0])
+    parts = -(-count // most)
+    return [slice(count * part // parts, count * (part + 1) // parts) for part in range(parts)]

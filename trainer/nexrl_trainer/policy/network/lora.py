@@ -34,6 +34,8 @@ def put_on(network: Any, settings: Lora) -> LoraConfig:
                 known = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
                 raise ConfigError(f"train.lora.targets: no linear layer {target!r} to adapt; the model has {known}")
     config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, task_type="CAUSAL_LM")
+    # As the file it is read from: who is given the adapter alone looks for the model there.
+    config.base_model_name_or_path = str(Path(network.name_or_path).resolve())
     inject_adapter_in_model(config, network, ADAPTER)
     return config
 
@@ -53,11 +55,11 @@ def merged_weights(network: Any) -> dict[str, Tensor]:
 
 def write_adapter(adapter: Mapping[str, Tensor], config: LoraConfig, folder: Path) -> None:
     """Write what `adapter_weights` returned as peft does, so that `PeftModel.from_pretrained` reads it."""
-    config.save_pretrained(str(folder / ADAPTER_FILE.parent))
+    config.save_pretrained(str(folder))
     # peft's names: those of a model wrapped twice, without the adapter's.
     save_file(
         {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value for name, value in adapter.items()},
-        folder / ADAPTER_FILE,
+        folder / ADAPTER_FILE.name,
     )
 
 

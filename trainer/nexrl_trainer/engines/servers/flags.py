@@ -1,6 +1,6 @@
-"""SGLang's flags as a recipe names them: written for the command line, and refused where the installed one has no such.
+"""A server's flags as a recipe names them: written for the command line, refused where the installed one has no such.
 
-The installed version is asked (`--help`), which costs an import of SGLang: it has hundreds, and others every month.
+The installed version is asked (`--help`), which costs an import of it: it has hundreds, and others every month.
 """
 
 import difflib
@@ -10,17 +10,11 @@ import subprocess
 from collections.abc import Iterable, Mapping
 
 from nexrl.errors import ConfigError
+from nexrl_trainer.engines.servers.kinds import Server
 from nexrl_trainer.recipe.engine import Flag
 
-SERVER = "sglang.launch_server"
 _OPTIONS = re.compile(r"^ {1,4}-.*$", re.MULTILINE)
 _OPTION = re.compile(r"(?<![\w-])--([a-zA-Z0-9][\w.-]*)")
-_PARALLEL = {
-    "tp-size": "tensor-parallel-size",
-    "pp-size": "pipeline-parallel-size",
-    "dp-size": "data-parallel-size",
-}
-"""What multiplies the GPUs of a server, and the other names of it."""
 LAST_LINES = 8
 ANSWER_S = 600.0
 
@@ -41,12 +35,13 @@ def arguments(flags: Mapping[str, Flag]) -> list[str]:
     return words
 
 
-def parallel(flags: Mapping[str, Flag]) -> dict[str, int]:
+def parallel(server: Server, flags: Mapping[str, Flag]) -> dict[str, int]:
     """Return in how many ways a server is split over GPUs: their product is how many it takes.
 
-    Raises ConfigError for what is no number. Example: {"tensor-parallel-size": 2} -> tp-size 2, pp-size 1, dp-size 1
+    Raises ConfigError for what is no number.
+    Example: SGLang, {"tensor-parallel-size": 2} -> tp-size 2, pp-size 1, dp-size 1
     """
-    return {name: _count(name, flags.get(name, flags.get(other, 1))) for name, other in _PARALLEL.items()}
+    return {name: _count(name, flags.get(name, flags.get(other, 1))) for name, other in server.parallel.items()}
 
 
 def _count(name: str, value: Flag) -> int:
@@ -65,11 +60,11 @@ def known(help_text: str) -> frozenset[str]:
     return frozenset(name for head in heads for name in _OPTION.findall(head))
 
 
-def installed(python: str, environment: Mapping[str, str]) -> frozenset[str]:
-    """Return the options of the SGLang that a Python has; raises ConfigError where there is none."""
+def installed(server: Server, python: str, environment: Mapping[str, str]) -> frozenset[str]:
+    """Return the options of the server that a Python has; raises ConfigError where there is none."""
     try:
         asked = subprocess.run(
-            [python, "-m", SERVER, "--help"],
+            [python, "-m", server.module, server.help],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -78,19 +73,20 @@ def installed(python: str, environment: Mapping[str, str]) -> frozenset[str]:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"engine.python={python}: {error}; name the Python that SGLang is installed in") from error
+        remedy = f"name the Python that {server.name} is installed in"
+        raise ConfigError(f"engine.python={python}: {error}; {remedy}") from error
     if asked.returncode:
         said = "\n    ".join(asked.stderr.splitlines()[-LAST_LINES:])
         raise ConfigError(
-            f"engine.python={python}: its SGLang does not start; pip install 'nexrl[sglang]' there:\n    {said}"
+            f"engine.python={python}: its {server.name} does not start; install it there (docs/sglang.md):\n    {said}"
         )
     return known(asked.stdout)
 
 
-def refuse_unknown(flags: Iterable[str], options: frozenset[str]) -> None:
+def refuse_unknown(server: Server, flags: Iterable[str], options: frozenset[str]) -> None:
     """Raise ConfigError for a flag that is no option, with those that it may have meant."""
     for name in flags:
         if name not in options:
             close = difflib.get_close_matches(name.replace("_", "-"), options, n=3)
-            meant = f"did you mean {' or '.join(close)}?" if close else "see `python -m sglang.launch_server --help`"
-            raise ConfigError(f"engine.flags.{name}: the installed SGLang has no such flag; {meant}")
+            meant = f"did you mean {' or '.join(close)}?" if close else f"see `python -m {server.module} {server.help}`"
+            raise ConfigError(f"engine.flags.{name}: the installed {server.name} has no such flag; {meant}")

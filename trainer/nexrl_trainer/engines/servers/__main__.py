@@ -1,6 +1,6 @@
-"""`python -m nexrl_trainer.engines.sglang`: SGLang's server as one of our services.
+"""`python -m nexrl_trainer.engines.servers`: an SGLang or vLLM server as one of our services.
 
-SGLang neither says on standard output that it serves, nor ends with whoever started it. This process starts it, prints
+Neither says on standard output that it serves, nor ends with whoever started it. This process starts it, prints
 `ready URL` once it is healthy, passes on that it should stop, and takes it along wherever it goes itself.
 """
 
@@ -11,13 +11,13 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import aiohttp
 import typer
 
 from nexrl.service import die_with_parent, serve_until_stopped
-from nexrl_trainer.engines.sglang.flags import SERVER
+from nexrl_trainer.engines.servers.kinds import SERVERS
 
 LOOK_EVERY_S = 0.5
 HEALTH_TIMEOUT_S = 30.0
@@ -25,32 +25,33 @@ STOP_S = 10.0
 
 
 def main(
-    flags: Annotated[list[str], typer.Argument(help="SGLang's own, after `--`.")],
+    flags: Annotated[list[str], typer.Argument(help="The server's own, after `--`.")],
     *,
-    python: Annotated[str, typer.Option(help="Python of the environment that has SGLang.")] = sys.executable,
+    kind: Annotated[Literal["sglang", "vllm"], typer.Option(help="Which server.")] = "sglang",
+    python: Annotated[str, typer.Option(help="Python of the environment that has it.")] = sys.executable,
     host: Annotated[str, typer.Option(help="Address to serve on. There is no authentication.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.", min=0, max=65535)] = 0,
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="Stop when standard input closes: for a process that starts us.")
     ] = False,
 ) -> None:
-    """Run an SGLang server; print `ready http://HOST:PORT` once it is healthy, stop it on SIGTERM and SIGINT.
+    """Run a server; print `ready http://HOST:PORT` once it is healthy, stop it on SIGTERM and SIGINT.
 
-    Example: python -m nexrl_trainer.engines.sglang --python sgl/bin/python -- --model-path MODEL --tp-size 2
+    Example: python -m nexrl_trainer.engines.servers --python sgl/bin/python -- --model-path MODEL --tp-size 2
     """
     bound = port or _free_port(host)
-    command = [python, "-m", SERVER, "--host", host, "--port", str(bound), *flags]
+    command = [python, "-m", SERVERS[kind].module, "--host", host, "--port", str(bound), *flags]
     raise typer.Exit(asyncio.run(_serve(command, host, bound, exit_with_parent=exit_with_parent)))
 
 
 async def _serve(command: list[str], host: str, port: int, *, exit_with_parent: bool) -> int:
-    """Return 0 where it was stopped; where SGLang ended by itself, its exit code, which then is not 0."""
+    """Return 0 where it was stopped; where the server ended by itself, its exit code, which then is not 0."""
     child = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=sys.stderr,
         start_new_session=True,
-        preexec_fn=die_with_parent,  # SGLang's own children do the same
+        preexec_fn=die_with_parent,  # their own children do the same
     )
     ended = asyncio.create_task(child.wait())
     try:
@@ -62,8 +63,8 @@ async def _serve(command: list[str], host: str, port: int, *, exit_with_parent: 
         await _stop(child, ended)
 
 
-async def _first(ended: "asyncio.Task[int]", work: Coroutine[Any, Any, None]) -> bool:
-    """Return whether `work` was done before SGLang ended."""
+async def _first(ended: "asyncio.Task[int]", work: Coroutine[Any, Any, object]) -> bool:
+    """Return whether `work` was done before the server ended."""
     doing = asyncio.create_task(work)
     await asyncio.wait({ended, doing}, return_when=asyncio.FIRST_COMPLETED)
     if doing.done():

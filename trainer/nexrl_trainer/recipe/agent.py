@@ -1,0 +1,103 @@
+"""The `agent` part of a recipe: what is run for each attempt, with what, and how long."""
+
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from nexrl.errors import ConfigError
+from nexrl_trainer.recipe.part import Part, Positive, Seconds
+
+FILE = "file:"
+PYTHON = re.compile(r"([^{}]*/)?python[\d.]*")
+"""A Python by its name or its path."""
+
+
+class Limits(Part, frozen=True, kw_only=True):
+    memory_mib: Positive | None = None
+    """Address space of each of the agent's processes (RLIMIT_AS). Node.js reserves far more than it uses."""
+    cpu_s: Positive | None = None
+    """Seconds of CPU time of each of its processes (RLIMIT_CPU)."""
+    file_mib: Positive | None = None
+    """Size of each file it writes (RLIMIT_FSIZE)."""
+    open_files: Positive | None = None
+    """Files and connections that each of its processes has open at a time (RLIMIT_NOFILE)."""
+
+
+class Agent(Part, frozen=True, kw_only=True):
+    command: Annotated[list[str], Meta(min_length=1)] | None = None
+    """Program and arguments; `{name}` stands for the task's field of that name, `{recipe_folder}` for the recipe's
+    folder. `python` is this Python. Either this or `callable`."""
+    callable: Annotated[str, Meta(pattern=r"^.+\.py:\w+$")] | None = None
+    """`file.py:function`: a function, async or not, that runs in worker processes; its result is the answer."""
+    workers: Positive | None = None
+    """Processes that share the calls of `callable`; none is one for each core."""
+    stdin: str | None = None
+    """Text for the agent's standard input, with the same `{name}`s."""
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    cwd: str = "."
+    """Folder that the command runs in."""
+    files: dict[str, str] | None = None
+    """Files that are written for each attempt, text by path, with the same `{name}`s, into a fresh folder that the
+    command then runs in; `{}` is an empty one."""
+    keep_files: Literal["never", "failed", "always"] = "never"
+    """Whether that folder stays, in the run directory's `workspaces/`: never, after a failed attempt, or always."""
+    answer: Annotated[str, Meta(pattern=r"^(stdout|message|file:.+)$")] = "stdout"
+    """Where the answer stands: what the command prints, the model's last `message`, or `file:PATH`, where it runs."""
+    limits: Limits = Limits()
+    preload: list[str] = field(default_factory=list[str])
+    """Modules that the command, `[python, SCRIPT, ...]` or `[python, -m, MODULE, ...]`, spends its start importing: its
+    Python imports them once, and every agent is a fork of that. Modules that start threads are refused."""
+    network: Literal["any", "services"] = "any"
+    """`services` leaves the command nothing of the network but the proxy and ingest. Linux with user namespaces."""
+    timeout_s: Seconds = 120.0
+    concurrency: Positive = 8
+    """Agents running at the same time."""
+    attempts: Positive = 2
+    """Tries per rollout before it is recorded as failed."""
+    quarantine: Positive | None = None
+    """A task is set aside for the rest of the run once all rollouts of so many of its groups in a row have failed."""
+
+    def __post_init__(self) -> None:
+        if (self.command is None) == (self.callable is None):
+            raise ValueError("agent: give `command` or `callable`, one of the two")
+        of_commands = ("stdin", "cwd", "files", "keep_files", "answer", "limits", "preload", "network")
+        if self.callable and (named := [name for name in self.changed() if name in of_commands]):
+            raise ValueError(f"agent.{named[0]} is about commands: remove it, or use agent.command")
+        if self.command and self.workers:
+            raise ValueError("agent.workers is about agent.callable: a command has a process of its own")
+        if self.preload:
+            self._check_preload()
+        if self.files is None and self.keep_files != "never":
+            raise ValueError(f"agent.keep_files={self.keep_files}: there are no files of its own; set agent.files")
+        if self.files is not None and self.cwd != ".":
+            raise ValueError(f"agent.cwd={self.cwd}: with agent.files it runs in a fresh folder; leave one of them out")
+
+    def _check_preload(self) -> None:
+        program, first = [*(self.command or []), "", ""][:2]
+        if not PYTHON.fullmatch(program) or not first or (first.startswith("-") and first != "-m"):
+            raise ValueError("agent.preload: the command has to begin with [python, SCRIPT] or [python, -m, MODULE]")
+        for name, value in (("limits", Limits()), ("network", "any")):
+            if getattr(self, name) != value:
+                raise ValueError(f"agent.preload: a fork cannot be put under agent.{name}; leave one of them out")
+        if early := [name for name in self.env if name.startswith("PYTHON")]:
+            raise ValueError(f"agent.preload: agent.env.{early[0]} is read before a fork begins; leave one of them out")
+
+    @property
+    def templates(self) -> list[str]:
+        """Every text with `{name}`s in it."""
+        files = [text for pair in (self.files or {}).items() for text in pair]
+        return [*(self.command or []), self.stdin or "", *files]
+
+    def check(self, resolve: Callable[[str], Path]) -> None:
+        """Raise ConfigError for files that are not there."""
+        if self.callable and not (path := resolve(self.callable.rpartition(":")[0])).is_file():
+            raise ConfigError(f"agent.callable={self.callable}: no file {path}")
+        for name in self.preload if self.command and self.command[0] == "python" else ():
+            if not find_spec(name.partition(".")[0]):
+                raise ConfigError(f"agent.preload: this Python has no module {name!r}; install it, or leave it out")
+        if not resolve(self.cwd).is_dir():
+            raise ConfigError(f"agent.cwd={self.cwd}: no folder {resolve(self.cwd)}")

@@ -1,0 +1,112 @@
+"""What of a recipe goes together and what does not: refusals that concern more than one part. Pure."""
+
+from typing import TYPE_CHECKING
+
+from nexrl_trainer.algorithms.advantages import WITHOUT_BASELINE
+
+if TYPE_CHECKING:
+    from nexrl_trainer.recipe.tree import Recipe
+
+OF_SESSIONS = ("groups_per_step", "group_size")
+"""What of `rollouts` is about sessions that nobody planned, too."""
+
+
+def refuse_contradictions(it: "Recipe") -> None:
+    """Raise ValueError naming what contradicts what, and the remedy."""
+    _dynamic_sampling(it)
+    _places(it)
+    if it.sessions:
+        _sessions(it)
+        _singles(it)
+        _evaluation(it)
+    else:
+        _planned(it)
+
+
+def _dynamic_sampling(it: "Recipe") -> None:
+    teaches_anyway = it.algorithm.advantage in WITHOUT_BASELINE or it.algorithm.call_rewards.names
+    if it.rollouts.dynamic_sampling and teaches_anyway:
+        raise ValueError(
+            f"rollouts.dynamic_sampling={it.rollouts.dynamic_sampling}: with algorithm.advantage="
+            f"{it.algorithm.advantage} and call_rewards={it.algorithm.call_rewards.names} groups whose rewards "
+            "are all equal teach too; leave dynamic sampling out"
+        )
+
+
+def _places(it: "Recipe") -> None:
+    if it.engine.publication == "shared_memory" and it.ray.address:
+        raise ValueError(
+            f"engine.publication=shared_memory: with ray.address={it.ray.address}, trainer and engine may be on "
+            "different machines; use disk"
+        )
+    if it.engine.colocated and (it.sessions or it.rollouts.max_staleness):
+        raise ValueError(
+            "engine.colocated: sessions and rollouts with max_staleness are sampled while a step trains; set "
+            "rollouts.max_staleness=0, or give engines a GPU of their own"
+        )
+
+
+def _planned(it: "Recipe") -> None:
+    for name, given in (("agent", it.agent), ("reward", it.reward), ("tasks.train", it.tasks.train)):
+        if given is None:
+            raise ValueError(
+                f"{name} is missing: a run needs tasks, an agent and reward functions, or it learns from `sessions`"
+            )
+    for name in ("proxy", "ingest"):
+        if url := getattr(it, name).url:
+            raise ValueError(f"{name}.url={url}: only a run that learns from `sessions` takes one that runs already")
+
+
+def _sessions(it: "Recipe") -> None:
+    for name in it.rollouts.changed():
+        if name not in OF_SESSIONS:
+            raise ValueError(
+                f"rollouts.{name}: nobody plans sessions, they come when they come; remove it (sessions.max_staleness "
+                "says how old they may be)"
+            )
+    if bool(it.proxy.url) != bool(it.ingest.url) or (it.proxy.url and not it.engine.url):
+        raise ValueError(
+            f"proxy.url={it.proxy.url}, ingest.url={it.ingest.url}, engine.url={it.engine.url}: name all three where "
+            "they run already, or let the run start proxy and ingest"
+        )
+    for name in ("proxy", "ingest"):
+        part = getattr(it, name)
+        if part.url and (others := [other for other in part.changed() if other != "url"]):
+            raise ValueError(f"{name}.{others[0]}: the one at {part.url} was started with its own; remove it")
+
+
+def _singles(it: "Recipe") -> None:
+    if not it.sessions or it.sessions.group == "key":
+        return
+    if "group_size" in it.rollouts.changed():
+        raise ValueError(
+            f"rollouts.group_size={it.rollouts.group_size}: with sessions.group=session each stands for itself; remove "
+            "it, or set sessions.group: key"
+        )
+    if it.algorithm.advantage not in WITHOUT_BASELINE:
+        raise ValueError(
+            f"algorithm.advantage={it.algorithm.advantage} compares the rollouts of a group, and with sessions.group="
+            f"session there is one in each; use {' or '.join(sorted(WITHOUT_BASELINE))}, or set sessions.group: key"
+        )
+    if it.algorithm.advantage == "reinforce_pp" and it.rollouts.groups_per_step == 1:
+        raise ValueError(
+            "rollouts.groups_per_step=1: reinforce_pp compares the sessions of a step, and one alone is always "
+            "average: use more"
+        )
+
+
+def _evaluation(it: "Recipe") -> None:
+    if it.tasks.train is not None:
+        raise ValueError("tasks.train: the run learns from `sessions`; remove one of the two (tasks.heldout may stay)")
+    if it.tasks.order != "shuffled":
+        raise ValueError(f"tasks.order={it.tasks.order}: a run that learns from `sessions` draws no tasks; remove it")
+    if isinstance(share := it.tasks.heldout, float):
+        # For msgspec, which tells a ValueError with its path.
+        raise ValueError(f"tasks.heldout={share}: a share of tasks.train, of which there is none; name a file")  # noqa: TRY004
+    given = {"agent": it.agent, "reward": it.reward, "tasks.heldout": it.tasks.heldout}
+    lacking = [name for name, value in given.items() if value is None]
+    if lacking and (len(lacking) < len(given) or it.rewards.changed() or it.tasks.changed()):
+        raise ValueError(
+            f"{lacking[0]} is missing: to evaluate on held-out tasks a run needs tasks.heldout, agent and reward; what "
+            "judges `sessions` is in sessions.reward and sessions.feedback"
+        )

@@ -1,0 +1,54 @@
+"""What an agent finds in its environment: where to call the model and report, and nothing it must not see."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from nexrl.emitting import INGEST_VARIABLE
+from nexrl.errors import ConfigError
+from nexrl.sessions import BAGGAGE
+from nexrl_trainer import templates
+from nexrl_trainer.rollouts.runners.runner import Services
+
+ATTEMPT_VARIABLE = "NEXRL_ATTEMPT"
+"""Whose process this is; what a process starts inherits it, wherever it hides (`survivors.py`)."""
+_OTLP = "OTEL_EXPORTER_OTLP_"
+"""https://opentelemetry.io/docs/specs/otel/protocol/exporter/; values of headers are percent-encoded."""
+
+
+def fill(template: str, fields: Mapping[str, Any]) -> str:
+    """Put a task's fields in place of their `{name}`s; raises ConfigError naming one that the task lacks."""
+    try:
+        return templates.fill(template, fields)
+    except KeyError as error:
+        has = ", ".join(fields)
+        raise ConfigError(f"agent: {template!r} asks for {error.args[0]!r}, the task has {has}") from error
+
+
+def agent_environment(services: Services, key: str, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of an agent whose process is one attempt, which its key names.
+
+    OpenTelemetry SDKs send to ingest, into the attempt's session, unless the user's environment sends them elsewhere.
+    """
+    environment = shared_environment(services, key, extra)
+    if not any(name.startswith(_OTLP) for name in environment):
+        environment |= {f"{_OTLP}ENDPOINT": services.ingest, f"{_OTLP}PROTOCOL": "http/protobuf"}
+        environment |= {f"{_OTLP}HEADERS": f"authorization=Bearer%20{quote(key)}"}
+    return environment
+
+
+def shared_environment(services: Services, key: str, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return ours, less every NEXRL_* variable, plus where to call and report; the admin key never gets here.
+
+    Both names of the base URL are set, since frameworks differ in which they read.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("NEXRL_") and name != BAGGAGE}
+    base, model = f"{services.proxy}/v1", services.model
+    ours = {"OPENAI_BASE_URL": base, "OPENAI_API_BASE": base, "OPENAI_API_KEY": key, "OPENAI_MODEL": model}
+    ours |= {"ANTHROPIC_BASE_URL": services.proxy, "ANTHROPIC_API_KEY": key, "ANTHROPIC_MODEL": model}
+    # A company's HTTP proxy does not know the way back to this machine.
+    hosts = dict.fromkeys([urlsplit(services.proxy).hostname, urlsplit(services.ingest).hostname, "localhost"])
+    direct = ",".join(filter(None, [inherited.get("NO_PROXY"), *hosts]))
+    ours |= {"NO_PROXY": direct, "no_proxy": direct, INGEST_VARIABLE: services.ingest}
+    return {**inherited, "OMP_NUM_THREADS": "1", **ours, **extra}
