@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 TORCH := torch==2.13.0
 READY := .venv/.ready
-DEEPSPEED := .venv/.deepspeed
+BUILT := .venv/.built
 SGLANG := $(HOME)/.cache/nexrl/sglang/env
 # One thread a process: on small models two were slower than one, and agents need the cores.
 export OMP_NUM_THREADS := 1
@@ -21,11 +21,11 @@ help:  ## say what there is
 quickstart: $(READY)  ## train an agent on this machine in minutes, without a GPU
 	$(BIN)/nexrl-train recipes/quickstart/recipe.yaml
 
-test: $(DEEPSPEED)  ## all tests: fast ones first, then those that start whole systems
+test: $(BUILT)  ## all tests: fast ones first, then those that start whole systems
 	$(BIN)/pytest -m "not slow" -n 2
 	$(BIN)/pytest -m "slow and not soak" -n 2 --dist loadgroup --durations 25
 
-test-soak: $(DEEPSPEED)  ## kill -9 and database crashes, again and again; every DeepSpeed stage (ten minutes)
+test-soak: $(BUILT)  ## kill -9 and database crashes, again and again; every DeepSpeed stage (ten minutes)
 	$(BIN)/pytest -m soak tests/proxy tests/end_to_end tests/trainer tests/soak --timeout 1800
 
 test-parity: $(READY)  ## losses and gradients against TRL's, installed on first use
@@ -40,7 +40,7 @@ test-sglang: $(READY) $(SGLANG)/.complete  ## a real SGLang server without a GPU
 test-curves: $(READY)  ## three seeds of the quick start against their recorded band (an hour)
 	$(BIN)/pytest tests/golden --timeout 10800
 
-check: $(DEEPSPEED)  ## formatting, lint, types, import order
+check: $(BUILT)  ## formatting, lint, types, import order
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
@@ -51,7 +51,7 @@ format: $(READY)  ## put the code into shape
 	$(BIN)/ruff format
 
 bench: $(READY)  ## every figure that is quoted, measured here
-	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out bench/gpu.py,$(wildcard bench/*.py)); do $(BIN)/python $$script || exit 1; done
 
 clean:  ## remove the environment and caches; runs stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -76,7 +76,7 @@ $(SGLANG)/.complete: tests/sglang/requirements.txt
 	$(SGLANG)/bin/python -m pip install -q --no-compile --no-deps -r $<
 	@touch $@
 
-# Its build looks for torch, so it comes after everything else, and only tests need it.
-$(DEEPSPEED): $(READY)
-	DS_BUILD_OPS=0 $(BIN)/pip install -q -c constraints.txt --no-build-isolation deepspeed
+# Built from source, DeepSpeed with the torch that is there, so after everything else; and only tests need them.
+$(BUILT): $(READY)
+	DS_BUILD_OPS=0 $(BIN)/pip install -q -c constraints.txt --no-build-isolation deepspeed reasoning-gym
 	@touch $@
