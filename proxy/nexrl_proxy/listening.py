@@ -74,6 +74,14 @@ class Guarded(web.RequestHandler):
         self.head_came()
         super().connection_lost(exc)
 
+    def close(self) -> None:
+        """Close the connection: now where it is idle, otherwise behind the answer that is on its way."""
+        idle = self.idle
+        super().close()
+        # The HTTP server ends its waiting then, and leaves an idle connection open.
+        if idle and self.transport:
+            self.transport.close()
+
     def expect_head(self) -> None:
         """Begin to wait for the rest of a head, unless that has begun."""
         if self._too_late is None:

@@ -1,34 +1,29 @@
-"""What the recipe asks: sums of one and two digits. Run this file to write train.jsonl and heldout.jsonl.
+"""What the recipe asks: all sums of two small numbers. Run this file to write train.jsonl and heldout.jsonl.
 
-A model of 135 million parameters knows the small ones by half and guesses at the larger ones, so that groups differ.
+A model of 135 million parameters gets some of them right some of the time, so that the rollouts of a group differ.
 """
 
+import itertools
 import json
 import random
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TRAIN_ROWS = 1024
-HELDOUT_ROWS = 128
-LARGEST = 49
-ONE_DIGIT_SHARE = 0.25
+LARGEST = 15
+HELDOUT_ROWS = 40
 
 
 def rows() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Return the training rows and the held-out rows: always the same, no sum twice."""
-    rng = random.Random("arithmetic_sglang")
-    sums: dict[tuple[int, int], None] = {}
-    while len(sums) < TRAIN_ROWS + HELDOUT_ROWS:
-        largest = 9 if rng.random() < ONE_DIGIT_SHARE else LARGEST
-        sums[rng.randint(1, largest), rng.randint(1, largest)] = None
-    drawn = list(sums)
-    rng.shuffle(drawn)
-    return _rows("train", drawn[:TRAIN_ROWS]), _rows("heldout", drawn[TRAIN_ROWS:])
+    drawn = list(itertools.product(range(1, LARGEST + 1), repeat=2))
+    random.Random("arithmetic_sglang").shuffle(drawn)
+    return _rows("train", drawn[HELDOUT_ROWS:]), _rows("heldout", drawn[:HELDOUT_ROWS])
 
 
 def _rows(split: str, drawn: list[tuple[int, int]]) -> list[dict[str, str]]:
+    question = "What is {} + {}? Answer with the number only."
     return [
-        {"id": f"{split}-{number:04}", "question": f"What is {a} + {b}? Answer with one number.", "answer": str(a + b)}
+        {"id": f"{split}-{number:04}", "question": question.format(a, b), "answer": str(a + b)}
         for number, (a, b) in enumerate(drawn, start=1)
     ]
 

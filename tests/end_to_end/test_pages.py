@@ -63,7 +63,12 @@ def run_script(script, folder, **environment):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page, "bash")], ids=lambda page: str(page.relative_to(ROOT))
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.soak] * (page.name in WHOLE), id=str(page.relative_to(ROOT)))
+        for page in PAGES
+        if blocks(page, "bash")
+    ],
 )
 def test_the_commands_on_a_page_run(page, model, tmp_path):
     script = "\n".join(blocks(page, "bash"))

@@ -121,8 +121,8 @@ class Deployment:
     def proxy_in(self, directory: Path, *, inside: Sequence[str] = ()) -> Service:
         """Return a proxy that keeps its data in a directory's `proxy`."""
         upstream = ("--engine", self.engine.url, "--ingest", self.ingest.url, "--model", str(self._model))
-        data = ("--data", str(directory / "proxy"))
-        return Service(directory, "proxy", "-m", "nexrl_proxy", *upstream, *data, inside=inside)
+        own = ("--data", str(directory / "proxy"), "--drain-s", "1")
+        return Service(directory, "proxy", "-m", "nexrl_proxy", *upstream, *own, inside=inside)
 
     @property
     def services(self) -> tuple[Service, ...]:

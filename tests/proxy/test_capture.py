@@ -220,7 +220,7 @@ def test_the_process_announces_itself_and_stops_when_its_parent_is_gone(model_di
         (["--sampling", "hot"], "--sampling: JSON is malformed"),
         (["--history", "rewrite"], "choose from append, template"),
         (["--model", "/nowhere"], "no chat template"),
-        (["--tool-parser", "kimi"], "choose from auto, "),
+        (["--tool-parser", "prolog"], "choose from auto, "),
         (["--reasoning-parser", "kimi"], "choose from auto, none, "),
         (["--host", "203.0.113.1"], "choose another port"),
     ],

@@ -8,6 +8,7 @@ import pytest
 from worker_pair import HERE, answered, started
 
 from nexrl.errors import ConfigError
+from nexrl_proxy.draining import drained
 from nexrl_proxy.listening import Guarded, Site, bound, listen, server_of
 from nexrl_proxy.workers.door import Door
 
@@ -57,6 +58,18 @@ async def test_connections_that_do_not_say_what_they_want_are_closed_while_other
         assert await answered(kept[0])
         for _, writer in (*silent, kept, second):
             writer.close()
+
+
+async def test_idle_connections_do_not_put_off_the_end_of_a_server(http):
+    async with started(0) as [worker]:
+        async with http.post(f"http://127.0.0.1:{worker.port}/s/{HERE[0]}/v1/x") as reply:
+            assert reply.status == 200
+        idle, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+        writer.write(f"POST /s/{HERE[0]}/v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+        assert await answered(idle)
+        assert await drained(worker.runner, 5.0, asyncio.Event())
+        assert await closed(idle)
+        writer.close()
 
 
 async def closed(reader: asyncio.StreamReader) -> bool:
