@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import resource
 import signal
 import sys
 from collections.abc import Coroutine
@@ -52,6 +53,13 @@ def announce(host: str, port: int) -> None:
     shown = f"[{host}]" if ":" in host else host
     sys.stdout.write(f"ready http://{shown}:{port}\n")
     sys.stdout.flush()
+
+
+def allow_many_files() -> None:
+    """Raise the limit of open files as far as the system lets: each connection, and each pipe of an agent, is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS calls it unlimited, and refuses that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _collect_rarely() -> None:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from nexrl.errors import ConfigError, NexrlError
 from nexrl.keys import ENGINE_KEY_VARIABLE, admin_key
-from nexrl.service import run_loop, serve_until_stopped
+from nexrl.service import allow_many_files, run_loop, serve_until_stopped
 from nexrl_proxy.deployment import Settings, app_of, reading_of
 from nexrl_proxy.draining import DRAIN_S, drained
 from nexrl_proxy.engines.kinds import KINDS, Serving
@@ -24,7 +24,6 @@ from nexrl_proxy.listening import listen, runner_of
 from nexrl_proxy.operating import Access
 from nexrl_proxy.parsers.choose import REASONING_PARSERS, TOOL_PARSERS
 from nexrl_proxy.policy import policy_of
-from nexrl_proxy.process import allow_many_files
 from nexrl_proxy.prompting import HistoryPolicy
 from nexrl_proxy.sampling import Reading
 from nexrl_proxy.workers.running import run_workers

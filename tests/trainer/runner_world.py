@@ -1,6 +1,7 @@
 """Agents run by real runners; nobody listens at the services' addresses unless a test does."""
 
 import asyncio
+import os
 import sys
 
 import psutil
@@ -24,7 +25,11 @@ def runner(folder, *, services=SERVICES, **agent):
     )
 
 
-def job(attempt="run-g0-r0-0", *, alone=False, **task):
+ATTEMPT = f"run-g0-r0-{os.getpid()}"
+"""Of its own in every process that tests run in: what an attempt leaves is found and killed on the whole machine."""
+
+
+def job(attempt=ATTEMPT, *, alone=False, **task):
     return Job(attempt=attempt, key=f"nxr-{attempt}.s", task=task, alone=alone)
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from msgspec import ValidationError, convert
-from runner_world import SERVICES, alive, gone, job, run, runner
+from runner_world import ATTEMPT, SERVICES, alive, gone, job, run, runner
 
 from nexrl.errors import ConfigError
 from nexrl_trainer.recipe.agent import Agent
@@ -37,9 +37,9 @@ async def test_the_tasks_files_lie_in_a_fresh_folder_that_is_removed(tmp_path):
     files = {"a/tests.py": "{tests}", "{name}": "2"}
     ended = await run(tmp_path, code, files=files, task={"tests": "assert 1", "name": "two"})
     folder, said = ended.answer.split(" ", 1)
-    assert folder == str(tmp_path / "workspaces/run-g0-r0-0")
+    assert folder == str(tmp_path / f"workspaces/{ATTEMPT}")
     assert said == "assert 1 2 ['a', 'two']"
-    assert not (tmp_path / "workspaces/run-g0-r0-0").exists()
+    assert not (tmp_path / f"workspaces/{ATTEMPT}").exists()
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("never", []), ("failed", ["bad"]), ("always", ["bad", "good"])])

@@ -12,6 +12,7 @@ from msgspec import structs
 from rich.console import Console
 
 from nexrl.keys import ADMIN_KEY_VARIABLE, admin_key
+from nexrl.service import allow_many_files
 from nexrl_ingest.client import IngestClient
 from nexrl_trainer.batches.scoring import Scorers
 from nexrl_trainer.checkpointing import Checkpoints
@@ -40,6 +41,7 @@ def run(recipe: Recipe, given: Given, directory: RunDirectory, console: Console)
 
     Raises NexrlError for what people can mend. Ctrl-C stops everything and raises KeyboardInterrupt.
     """
+    allow_many_files()
     with directory.opened(recipe):
         model = prepare_model(recipe, console)
         with Trackers.started(recipe, directory, console) as trackers:
