@@ -152,6 +152,43 @@ async def test_a_module_that_fails_says_why(tmp_path, monkeypatch):
         await ForkServer.start(sys.executable, ["broken"], tmp_path)
 
 
+async def test_a_module_that_talks_much_while_it_is_imported_holds_nobody_up(tmp_path, monkeypatch):
+    (tmp_path / "chatty.py").write_text("import sys\nsys.stderr.write('warning ' * 100_000)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with asyncio.timeout(10), serving("chatty") as server:
+        assert (await output(server, tmp_path, "pass"))[0] == 0
+
+
+async def test_an_agent_that_was_just_begun_is_killed(tmp_path):
+    (tmp_path / "agent.py").write_text(WAITS)
+    async with serving() as server:
+        with Path(os.devnull).open("r+b") as nothing:  # noqa: ASYNC230 - no time
+            streams = (nothing.fileno(),) * 3
+            async with asyncio.timeout(10):
+                for _ in range(20):
+                    forked = await server.fork(["agent.py"], environment={}, folder=tmp_path, streams=streams)
+                    forked.kill()
+                    assert await forked.ended == -signal.SIGKILL
+
+
+async def test_a_process_more_than_the_machine_has_room_for_is_that_agents_failure_alone(tmp_path):
+    script = "import os\ndef refused():\n    if refuse.pop():\n        raise OSError(11, 'no room')\n    return fork()"
+    script += "\nfork, refuse, os.fork = os.fork, [False, True, False], refused"
+    (tmp_path / "crowded.py").write_text(script)
+    async with asyncio.timeout(10):
+        server = await ForkServer.start(sys.executable, ["crowded"], tmp_path, {"PYTHONPATH": str(tmp_path)})
+        assert (await output(server, tmp_path, "pass"))[0] == 0
+        with pytest.raises(OSError, match="no room"):
+            await output(server, tmp_path, "pass")
+        assert (await output(server, tmp_path, "pass"))[0] == 0
+        await server.close()
+
+
+async def test_a_python_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"\./python9 cannot be started"):
+        await ForkServer.start("./python9", ["json"], tmp_path)
+
+
 async def test_where_the_server_dies_its_agents_are_told_ended_and_more_are_refused(tmp_path):
     async with serving() as server:
         running = asyncio.create_task(output(server, tmp_path, WAITS))

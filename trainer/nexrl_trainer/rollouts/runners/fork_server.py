@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import tempfile
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,10 +34,10 @@ class Forked:
         """Its exit code; negative where a signal ended it. All of its process group is gone then."""
 
     def kill(self) -> None:
-        """Kill the agent and all of its group, unless it ended."""
-        if not self.ended.done():
+        """Kill the agent and all of its group, which it may not have yet, unless it ended."""
+        for kill in (os.kill, os.killpg) if not self.ended.done() else ():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+                kill(self.pid, signal.SIGKILL)
 
 
 class ForkServer:
@@ -64,34 +65,40 @@ class ForkServer:
         inherited = {name: value for name, value in os.environ.items() if name != ADMIN_KEY_VARIABLE}
         requests, theirs = socket.socketpair()
         read_end, write_end = os.pipe()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(python, str(SCRIPT), str(theirs.fileno()), str(write_end), *modules),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                pass_fds=[theirs.fileno(), write_end],
-                cwd=folder,
-                # The threads of a numeric library would not survive a fork.
-                env={**inherited, "OMP_NUM_THREADS": "1", **(extra or {})},
-                start_new_session=True,
-            )
-        finally:
-            theirs.close()
-            os.close(write_end)
-        server, replies = cls(process, requests), asyncio.StreamReader()
-        pipe: IO[bytes] = open(read_end, "rb", buffering=0)  # noqa: ASYNC230, PTH123, SIM115 - a pipe
-        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(replies), pipe)
-        try:
-            there = await replies.readline()
-        except BaseException:
-            await server.close()
-            raise
-        if not there:
-            requests.close()
-            _, said = await process.communicate()
-            last = said.decode(errors="replace").strip().rpartition("\n")[2]
-            raise RunError(f"agent.preload: {last or 'the fork server ended and said nothing'}")
+        with tempfile.TemporaryFile() as said:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(python, str(SCRIPT), str(theirs.fileno()), str(write_end), *modules),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=said,
+                    pass_fds=[theirs.fileno(), write_end],
+                    cwd=folder,
+                    # The threads of a numeric library would not survive a fork.
+                    env={**inherited, "OMP_NUM_THREADS": "1", **(extra or {})},
+                    start_new_session=True,
+                )
+            except OSError as error:
+                requests.close()
+                os.close(read_end)
+                raise RunError(f"agent.preload: {python} cannot be started: {error}") from error
+            finally:
+                theirs.close()
+                os.close(write_end)
+            server, replies = cls(process, requests), asyncio.StreamReader()
+            pipe: IO[bytes] = open(read_end, "rb", buffering=0)  # noqa: ASYNC230, PTH123, SIM115 - a pipe
+            await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(replies), pipe)
+            try:
+                there = await replies.readline()
+            except asyncio.CancelledError:
+                process.kill()
+                await server.close()
+                raise
+            if not there:
+                await server.close()
+                said.seek(0)
+                last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
+                raise RunError(f"agent.preload: {last or 'the fork server ended and said nothing'}")
         server._listening = asyncio.create_task(server._listen(replies))
         return server
 
@@ -100,7 +107,7 @@ class ForkServer:
     ) -> Forked:
         """Start `python ARGUMENTS...` with these three descriptors, which stay the caller's to close.
 
-        Raises RunError where the server ended.
+        Raises RunError where the server ended, OSError where the machine has no room for a process more.
         """
         if self._listening is None or self._listening.done():
             raise RunError(ENDED)
@@ -115,7 +122,7 @@ class ForkServer:
     async def close(self) -> None:
         """End the server, and with it what it forked."""
         self._requests.close()
-        await self._process.communicate()
+        await self._process.wait()
         if self._listening:
             await self._listening
 
@@ -130,7 +137,9 @@ class ForkServer:
     async def _listen(self, replies: asyncio.StreamReader) -> None:
         while line := await replies.readline():
             reply = json.loads(line)
-            if "code" in reply:
+            if "error" in reply:
+                self._asked.popleft().set_exception(OSError(reply["error"]))
+            elif "code" in reply:
                 self._running.pop(reply["pid"]).ended.set_result(reply["code"])
             else:
                 forked = self._running[reply["pid"]] = Forked(reply["pid"])

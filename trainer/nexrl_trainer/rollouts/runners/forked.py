@@ -25,7 +25,7 @@ async def run_forked(
 ) -> Exit:
     """Run `python ARGUMENTS...` in a fork of the server. Cancelling kills it.
 
-    Raises RunError where the server ended.
+    Raises RunError where the server ended, OSError where the machine has no room for a process more.
     """
     started = time.monotonic()
     async with _output() as (stdout, into_stdout), _output() as (stderr, into_stderr):

@@ -71,14 +71,18 @@ def serve(requests: socket.socket, replies: BinaryIO) -> dict[str, Any] | None:
                 if request is None:
                     end_all(children, replies)
                     return None
-                pid = os.fork()
-                if not pid:
-                    take_place(request, streams)
-                    return request
+                try:
+                    pid = os.fork()
+                except OSError as error:  # the machine is full: that agent's failure, and no other's
+                    tell(replies, {"error": str(error)})
+                else:
+                    if not pid:
+                        take_place(request, streams)
+                        return request
+                    children.add(pid)
+                    tell(replies, {"pid": pid})
                 for descriptor in streams:
                     os.close(descriptor)
-                children.add(pid)
-                tell(replies, {"pid": pid})
 
 
 def received(requests: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
@@ -120,12 +124,13 @@ def end_all(children: set[int], replies: BinaryIO) -> None:
 
 
 def end(pid: int) -> None:
-    """Kill a child's process group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+    """Kill a child, and its process group, which it may not have yet."""
+    for kill in (os.kill, os.killpg):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
 
 
-def tell(replies: BinaryIO, message: dict[str, int]) -> None:
+def tell(replies: BinaryIO, message: dict[str, Any]) -> None:
     """Write one line; nobody reads it where the owner is gone."""
     with contextlib.suppress(BrokenPipeError):
         replies.write(json.dumps(message).encode() + b"\n")
