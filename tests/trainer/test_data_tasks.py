@@ -145,6 +145,8 @@ def test_a_function_may_say_which_rows_are_kept(train, tmp_path):
         train({"keep": "mine.py:unsure"}, rows)
     with pytest.raises(ConfigError, match=r"rows\.jsonl:1: mine\.py:odd raised KeyError"):
         train({"keep": "mine.py:odd"}, [{}])
+    with pytest.raises(ConfigError, match=r"^tasks\.train\[0\]\.keep=odd: write file\.py:function"):
+        train({"keep": "odd"}, rows)
 
 
 def test_a_limit_counts_what_is_kept_and_a_repeat_is_the_same_task_again(train):

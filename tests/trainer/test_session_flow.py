@@ -119,6 +119,37 @@ async def test_a_step_takes_the_sessions_that_have_feedback_and_each_is_worth_wh
     ]
 
 
+async def test_a_session_whose_lease_ran_out_while_others_are_waited_for_is_taken_once(client, monkeypatch):
+    monkeypatch.setattr("nexrl_trainer.rollouts.sessions.LEASE_S", 0.2)
+    for session in ("a", "b"):
+        await talks(client, session)
+    await thumbs(client, "a", 1.0)
+    async with World(client) as world:
+        taking = asyncio.create_task(world.take())
+        while len(world.outcomes) < 2:  # a, and a again  # noqa: ASYNC110 - a list
+            await asyncio.sleep(0.01)
+        await thumbs(client, "b", -1.0)
+        collected = await taking
+        assert totals(collected) == {"a": 1.0, "b": -1.0}
+        await client.ack(collected.leases)
+
+
+async def test_sessions_are_judged_at_the_same_time(client):
+    both = asyncio.Barrier(2)
+
+    @nexrl.reward
+    async def together(answer):
+        async with asyncio.timeout(5):
+            await both.wait()
+        return len(answer)
+
+    for session in ("a", "b"):
+        await talks(client, session)
+        await thumbs(client, session, 1.0)
+    async with World(client, together) as world:
+        assert totals(await world.take()) == {"a": 4.0, "b": 4.0}
+
+
 async def test_what_is_waited_for_is_said(client):
     await talks(client, "a")
     await talks(client, "b")
@@ -193,7 +224,8 @@ async def test_what_was_not_acknowledged_comes_again_worth_the_same_and_is_judge
     async with World(client, once, **settings) as world:
         again = await world.take()
         await client.ack(again.leases)
-    assert totals(first) == totals(again) == {"a": 1.0, "b": 2.0}
+    assert totals(first) == totals(again)
+    assert sorted(totals(first).values()) == [1.0, 2.0]
     assert len(asked) == 2
     await talks(client, "c")
     await talks(client, "d")

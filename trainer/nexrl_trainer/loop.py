@@ -63,7 +63,7 @@ async def train(world: World, state: State, began: float) -> Result:
         clock.lap("rollout_s")
 
         world.progress.phase(f"step {step + 1}/{recipe.steps}: training", 0)
-        await world.publisher.give_way(state.version)
+        await world.publisher.give_way()
         selection = await choose(collected.groups, recipe.algorithm, state.version, world.scorers)
         learned = await learn(world.policy, selection.datums, recipe, step)
         clock.lap("train_s")

@@ -24,8 +24,6 @@ def preview(recipe: Recipe, given: Given, count: int) -> str:
     """
     if not recipe.agent or not given.tasks:
         raise ConfigError(f"{recipe.name}: it learns from `sessions` and draws no tasks; there are none to show")
-    if recipe.tasks.train is None:
-        raise ConfigError("--show-tasks: the run learns from `sessions`, there are no tasks to show")
     draws = draws_of(recipe, given.tasks, {}, None)
     lines = list(_pools(recipe, given))
     for number in range(count):
@@ -43,7 +41,6 @@ def _pools(recipe: Recipe, given: Given) -> Iterator[str]:
 
 def _task(recipe: Recipe, agent: Agent, number: int, task: Task) -> Iterator[str]:
     yield f"group {number}: task {task.id}"
-    assert agent, "a recipe with tasks to train on has an agent"
     if agent.command:
         yield from _item("command", shlex.join(given_to_agent(recipe, text, task) for text in agent.command))
     if agent.callable:

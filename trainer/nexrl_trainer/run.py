@@ -60,7 +60,7 @@ async def _run(
     key = admin_key(None if recipe.ingest.url else directory.ingest)
     latest = directory.latest()
     folder, state = latest or (model, State())
-    if recipe.rollouts.max_staleness or recipe.sessions:
+    if recipe.rollouts.max_staleness or recipe.sessions or (recipe.agent and recipe.agent.quarantine):
         state = renumbered(state, directory)
     began = time.monotonic() - state.wall_s
     async with contextlib.AsyncExitStack() as stack:
@@ -132,7 +132,7 @@ def renumbered(state: State, directory: RunDirectory) -> State:
     """Give a checkpoint's weights a new version, where newer ones existed that no checkpoint holds.
 
     Rollouts that the lost weights sampled may still be there; so a version stays the name of one set of weights. A
-    synchronous run needs no such care: it makes the same weights again.
+    synchronous run on tasks needs no such care: it makes the same weights again, unless it has set tasks aside since.
     """
     newest = directory.newest_version()
     if newest <= state.version:

@@ -139,8 +139,8 @@ async def test_the_door_stays_shut_as_long_as_one_needs_it_and_tells_the_version
 
         restarting = asyncio.create_task(restart())
         await inside.wait()
-        async with fleet.door.drained(9):
-            pass
+        async with fleet.door.drained():
+            fleet.door.version = 9
         assert journal == ["proxy hold 0", "proxy hold 5"]
         leave.set()
         await restarting
@@ -167,3 +167,22 @@ async def test_an_sglang_that_cannot_be_updated_as_the_recipe_says_is_refused(tm
         with pytest.raises(ConfigError, match=rf"{old.url} does not say which SGLang it is: correct engine\.url"):
             await Fleet.of({old.url: None}, config, fleet.weights, **joined)
         await old.close()
+
+
+async def test_a_vllm_that_does_not_say_how_its_logprobs_are_meant_is_refused(tmp_path):
+    async with fleet_of(tmp_path, engines=1) as (fleet, _, _, journal, said), ClientSession() as http:
+
+        async def version(_):
+            return web.json_response({"version": "0.9"})
+
+        async def info(_):
+            return web.json_response({"vllm_config": {"model_config": {}}})
+
+        server = ScriptedServer("vllm", journal)
+        await server.serve([web.get("/version", version), web.get("/server_info", info)])
+        joined = {"door": fleet.door, "http": http, "say": said.append}
+        with pytest.raises(ConfigError, match=r"/server_info of vLLM 0\.9 does not say its logprobs_mode"):
+            await Fleet.of(
+                {server.url: None}, Engine(kind="vllm", url=server.url, updates="drained"), fleet.weights, **joined
+            )
+        await server.close()

@@ -68,7 +68,7 @@ class DrawLog:
 class Curriculum:
     """Draws by success, which is a total reward of `success_at`.
 
-    `apart` groups in a row are about different tasks, as far as a pool has them.
+    `apart` groups in a row are about different tasks, as far as half a pool goes: more would leave little to chance.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ def read_source(source: Source, named: str, resolve: Callable[[str], Path]) -> I
     """
     reader, place = reader_of(source, named, resolve)
     called = name_of(source, place)
-    keep = _keeper(source, f"{named}.keep", resolve)
+    keep = _keeper(source, f"{named.removesuffix('.path')}.keep", resolve)
     kept = (row for row in reader(place) if keep(row))
     for row in islice(kept, source.limit):
         fields = {**row.fields, **{name: _filled(text, row) for name, text in source.fields.items()}}

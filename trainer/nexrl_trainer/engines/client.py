@@ -55,7 +55,14 @@ class EngineClient:
                 f"engine {self.url}: no vLLM that takes weights; correct engine.url, or start it with "
                 "VLLM_SERVER_DEV_MODE=1 in its environment"
             )
-        return generations.vllm(str(answer.get("version")), config["vllm_config"]["model_config"]["logprobs_mode"])
+        try:
+            mode = config["vllm_config"]["model_config"]["logprobs_mode"]
+        except (KeyError, TypeError):
+            raise ConfigError(
+                f"engine {self.url}: /server_info of vLLM {answer.get('version')} does not say its logprobs_mode; "
+                "use a version that does, such as 0.32"
+            ) from None
+        return generations.vllm(str(answer.get("version")), mode)
 
     async def version(self, told_at: str = TOLD_AT) -> str:
         """Return the weight version the engine reports, at the route of its generation."""

@@ -7,9 +7,11 @@ An engine that died meanwhile began again by itself with all its memory, and is 
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from enum import Enum
 
+from nexrl_trainer.engines.client import EngineClient, UnreachableError
 from nexrl_trainer.engines.fleet import Fleet, Member
 
 WEIGHTS, CACHE = "weights", "kv_cache"
@@ -33,16 +35,16 @@ class Colocation:
         """Those that gave their memory away, and how often they had been started then."""
         self.phase = Phase.SERVING
 
-    async def release(self, version: int) -> None:
+    async def release(self) -> None:
         """Let what runs end, and give all memory away; whoever asks afterwards waits for the next weights.
 
         Raises ServiceError where something still runs after a while, and then nothing was given away.
         """
         self._expect(Phase.SERVING)
-        await self._door.enter_async_context(self._fleet.door.drained(version))
+        await self._door.enter_async_context(self._fleet.door.drained())
         self._released = {member: member.starts for member in self._fleet.members}
         self.phase = Phase.RELEASED
-        await asyncio.gather(*(member.client.release_memory() for member in self._released))
+        await self._ask(lambda client: client.release_memory())
 
     async def take_back_weights(self) -> None:
         """Take back what weights are loaded into."""
@@ -58,8 +60,20 @@ class Colocation:
         await self._door.aclose()
 
     async def _resume(self, tags: list[str]) -> None:
-        still = [member for member, starts in self._released.items() if member.starts == starts]
-        await asyncio.gather(*(member.client.resume_memory(tags) for member in still))
+        await self._ask(lambda client: client.resume_memory(tags))
+
+    async def _ask(self, act: Callable[[EngineClient], Awaitable[None]]) -> None:
+        """Do something with every engine that has not begun again since its memory was given away."""
+
+        async def ask(member: Member, starts: int) -> None:
+            try:
+                await act(member.client)
+            except UnreachableError:
+                if not await self._fleet.recovered(member, since=starts):
+                    raise
+
+        still = [(member, starts) for member, starts in self._released.items() if member.starts == starts]
+        await asyncio.gather(*(ask(*one) for one in still))
 
     def _expect(self, phase: Phase) -> None:
         assert self.phase is phase, f"engines are {self.phase.value}, not {phase.value}"

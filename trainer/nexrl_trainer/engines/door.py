@@ -16,7 +16,8 @@ class Door:
         self._proxy = proxy
         self._drain_s = drain_s
         self._holders = 0
-        self._version: int | None = None
+        self.version: int | None = None
+        """What the engines sample with since the last update that nothing ran under: the proxy is told."""
 
     @contextlib.asynccontextmanager
     async def shut(self) -> AsyncGenerator[None]:
@@ -26,8 +27,8 @@ class Door:
             yield
 
     @contextlib.asynccontextmanager
-    async def drained(self, version: int) -> AsyncGenerator[None]:
-        """Let new requests wait, and enter once none runs; afterwards they are sampled by weights `version`.
+    async def drained(self) -> AsyncGenerator[None]:
+        """Let new requests wait, and enter once none runs; who changes the weights inside says so in `version`.
 
         Raises ServiceError where something still runs when its time is over.
         """
@@ -38,7 +39,6 @@ class Door:
                     "proxy.sampling.train.force.max_new_tokens, or set engine.updates=in_flight"
                 )
             yield
-            self._version = version
 
     @contextlib.asynccontextmanager
     async def _held(self) -> AsyncGenerator[None]:
@@ -48,4 +48,4 @@ class Door:
         finally:
             self._holders -= 1
             if not self._holders:
-                await self._proxy.release(self._version)
+                await self._proxy.release(self.version)

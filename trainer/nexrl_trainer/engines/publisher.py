@@ -36,13 +36,13 @@ class Publisher:
         self._adapters = adapters
         self._colocation = Colocation(fleet) if config.colocated else None
 
-    async def give_way(self, version: int) -> None:
+    async def give_way(self) -> None:
         """Give the trainer the memory of engines that share its GPU, until the next publication.
 
-        `version` is that of their weights. Does nothing where they have a GPU of their own.
+        Does nothing where they have a GPU of their own.
         """
         if self._colocation:
-            await self._colocation.release(version)
+            await self._colocation.release()
 
     @property
     def gave_way(self) -> bool:
@@ -62,10 +62,12 @@ class Publisher:
         if self._colocation and self.gave_way:
             await self._colocation.take_back_weights()
             await self._bring(weights)
+            self._fleet.door.version = version
             await self._colocation.take_back_cache()
         elif self._config.updates == "drained":
-            async with self._fleet.door.drained(version):
+            async with self._fleet.door.drained():
                 await self._bring(weights)
+                self._fleet.door.version = version
         else:
             await self._bring(weights)
         await asyncio.to_thread(self._forget_all_but, target)

@@ -13,8 +13,9 @@ from nexrl_trainer.rollouts.planning import Position
 STALE = "stale"
 WITHOUT_CONTRAST = "zero-advantage"
 GIVEN_UP = "given-up"
-LEASE_S = 24 * 3600.0
-"""A restarted trainer takes its own leases over at once, so this only bounds how long a dead run holds its groups."""
+LEASE_S = 30 * 24 * 3600.0
+"""As long as ingest lets, for a step may wait for days. A restarted trainer takes its own leases over at once, so this
+only bounds how long a dead run holds its groups."""
 
 
 class Collected(Struct, frozen=True, kw_only=True):

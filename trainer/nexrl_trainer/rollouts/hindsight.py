@@ -4,6 +4,7 @@ What it comes to is stored with the session before the group is trained, so a gr
 crash, is worth what it was worth before. What goes wrong in a reward function is a failed rollout with a reason.
 """
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from nexrl_trainer.rollouts.judging import latest
 TRAINER = "trainer"
 OF_A_RUN = ("task", "exit_code", "stdout", "stderr", "duration_s")
 """What reward functions may ask for where the trainer ran the agent on a task, and here nobody can tell."""
+AT_ONCE = 16
+"""Sessions that are judged by themselves: a judge may be a model that serves others too."""
 
 
 class Hindsight:
@@ -39,6 +42,7 @@ class Hindsight:
         self._rule = rule
         self._ingest = ingest
         self._scorer = Scorer(rewards, weights=rule.feedback, log=log)
+        self._turn = asyncio.Semaphore(AT_ONCE)
         self._wanted = frozenset(name for function in rewards for name in function.wanted)
 
     async def __aenter__(self) -> Self:
@@ -54,8 +58,8 @@ class Hindsight:
         """Return the group with what each session was worth; one that could not be judged has failed."""
         if all(_has_total(item) for item in group.trajectories):
             return group
-        rollouts = [await self._rollout(item) for item in group.trajectories]
-        found = [await self._alone(rollout) for rollout in rollouts]
+        rollouts = await asyncio.gather(*(self._rollout(item) for item in group.trajectories))
+        found = await asyncio.gather(*(self._alone(rollout) for rollout in rollouts))
         if self._scorer.compares:
             found = await self._compared(rollouts, found)
         pairs = zip(group.trajectories, found, strict=True)
@@ -63,7 +67,8 @@ class Hindsight:
 
     async def _alone(self, rollout: Rollout) -> list[Weighed] | RewardError:
         try:
-            return await self._scorer.score(rollout)
+            async with self._turn:
+                return await self._scorer.score(rollout)
         except RewardError as error:
             return error
 

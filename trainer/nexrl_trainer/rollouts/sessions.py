@@ -5,6 +5,7 @@ for as many groups as a step takes and says what it waits for. Nothing of it has
 not acknowledged is leased again.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from typing import Self
@@ -62,14 +63,17 @@ class SessionFlow:
 
     async def take(self, version: int, steps: int) -> Collected:  # noqa: ARG002 - as every flow
         """Return as many groups as a step takes, judged, those that became ready first; waits as long as that takes."""
-        taken: list[Leased] = []
+        # By group: one whose lease ran out meanwhile comes again.
+        taken: dict[str, Leased] = {}
         while (wanted := self._size - len(taken)) > 0:
-            for leased in await self._lease(wanted, version):
-                taken.append(structs.replace(leased, group=await self._judge.judged(leased.group)))
-                self._tell(taken[-1])
+            found = await self._lease(wanted, version)
+            judged = await asyncio.gather(*(self._judge.judged(leased.group) for leased in found))
+            for leased, group in zip(found, judged, strict=True):
+                taken[group.group.id] = structs.replace(leased, group=group)
+                self._tell(taken[group.group.id])
             if len(taken) < self._size:
                 self._say(waiting_for(len(taken), self._size, await self._standing()))
-        return self._collected(taken, await self._standing())
+        return self._collected(list(taken.values()), await self._standing())
 
     def advance(self, version: int) -> None:
         """Nothing: how old a session is, its tokens say."""
