@@ -51,6 +51,13 @@ class UnsupportedError(RefusedError):
     type = "unsupported_media_type"
 
 
+class UnreadableError(RefusedError):
+    """What is stored of a session does not hold the calls that it must; asking again will not help."""
+
+    status = 422
+    type = "unreadable"
+
+
 class UnavailableError(RefusedError):
     """The disk refused; nothing was stored, and the same request may succeed later."""
 

@@ -8,10 +8,12 @@ lies together. What a span says is decided in `otlp`.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from nexrl.errors import PayloadError
 from nexrl.records import Call
 from nexrl.spans import call_of
 from nexrl_ingest import blocks
 from nexrl_ingest.blocks import Found
+from nexrl_ingest.refusals import UnreadableError
 from nexrl_ingest.store import Connection
 
 OF_TRACE = (
@@ -69,9 +71,17 @@ _SESSION_SEQ = "coalesce((SELECT seq FROM sessions WHERE id = ?), 0)"
 
 
 def calls_of(connection: Connection, session: str) -> list[Call]:
-    """Return a session's calls in order of arrival."""
+    """Return a session's calls in order of arrival; raises UnreadableError where one was none when it was sent."""
     query = "SELECT block, place FROM spans WHERE session = ? AND is_call = 1 ORDER BY seq"
-    return [call_of(found.span) for found in spans_at(connection, connection.fetch(query, (session,)))]
+    found = spans_at(connection, connection.fetch(query, (session,)))
+    try:
+        return [call_of(one.span) for one in found]
+    except PayloadError as error:
+        # Of what the proxy sends, only tokens are checked when it comes (`otlp/soundness.py`).
+        raise UnreadableError(
+            f"session {session!r} has a call that cannot be read: {error}; whoever sends spans as the proxy, with the "
+            "admin key, has to send what `nexrl.spans` writes"
+        ) from error
 
 
 def spans_at(connection: Connection, places: Iterable[Sequence[int]]) -> Iterator[Found]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from nexrl.records import Attempt, Group, Outcome, Reward, Status, TrainingGroup
-from nexrl_ingest.groups.external import External, Name
+from nexrl_ingest.groups.external import External, Name, TagValue
 from nexrl_ingest.groups.rules import Rule
 
 State = Literal["open", "ready", "leased", "done", "dropped"]
@@ -62,7 +62,7 @@ class Tag(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A word about a session, under a name; of one name the latest counts."""
 
     name: Name
-    value: Annotated[str, Meta(max_length=1000)]
+    value: TagValue
 
 
 class Leased(Struct, frozen=True, kw_only=True):

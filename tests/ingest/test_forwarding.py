@@ -101,6 +101,14 @@ async def forwarding_to(url, store, headers=(), **options):
             await task
 
 
+async def noted(forwarder, count: int) -> Counter[str]:
+    """Wait until it knows that so many spans were taken, which is after they were; return what it counted."""
+    async with asyncio.timeout(10):
+        while forwarder.counters["forwarded"] < count:  # noqa: ASYNC110 - the forwarder announces nothing
+            await asyncio.sleep(0.01)
+    return forwarder.counters
+
+
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch):
     monkeypatch.setattr(forwarding, "FIRST_PAUSE_S", 0.01)
@@ -118,7 +126,7 @@ async def test_what_was_stored_before_and_what_comes_later_arrives_in_order(inge
         assert await receiver.has(2) == ["a", "b"]
         await ingest.send(*named("c"))
         assert await receiver.has(3) == ["a", "b", "c"]
-    assert forwarder.counters == Counter(forwarded=3)
+        assert await noted(forwarder, 3) == Counter(forwarded=3)
     assert {headers["Authorization"] for headers in receiver.headers} == {"Bearer k"}
     assert {headers["x-tenant"] for headers in receiver.headers} == {"t"}
 
@@ -241,14 +249,14 @@ async def test_of_two_replicas_one_forwards_and_the_other_takes_over(open_store,
         async with forwarding_to(receiver.url, second) as other:
             await first.write(lambda connection: append(connection, later, 1))
             assert await receiver.has(3) == ["a", "b", "c"]
-            assert (one.counters, other.counters) == (Counter(forwarded=3), Counter())
+            assert (await noted(one, 3), other.counters) == (Counter(forwarded=3), Counter())
             assert not await second.leads(f"forward to {receiver.url}/v1/traces")
     first.close()
     async with forwarding_to(receiver.url, second) as other:
         [block] = batch(request_of(*named("d")), None).blocks
         await second.write(lambda connection: append(connection, block, 1))
         assert await receiver.has(4) == ["a", "b", "c", "d"]
-        assert other.counters == Counter(forwarded=1)
+        assert await noted(other, 1) == Counter(forwarded=1)
     second.close()
 
 

@@ -119,6 +119,21 @@ async def test_only_sessions_with_the_tags_that_are_asked_for_are_taken(ingest, 
     assert left == []
 
 
+async def test_as_many_tags_as_a_request_may_have_are_asked_for_and_no_more(ingest, client):
+    await talks(ingest, "a", "b")
+    words = {f"name-{index}": "v" for index in range(100)}
+    statement = "INSERT INTO tags (session, name, value) VALUES ('a', ?, ?)"
+    await ingest.store.write(lambda connection: connection.executemany(statement, words.items()))
+    assert await standing(client, External(idle_s=0, tags=words)) == (0, 0, 0, 1)
+    assert await ready(client, External(idle_s=0, tags=words)) == [["a"]]
+    for tags in (words | {"more": "v"}, {"": "v"}, {"n" * 201: "v"}, {"name": "v" * 1001}):
+        for path, ask in (("runs/live/external", {}), ("groups/lease", {"run": "live"})):
+            external = {"tags": tags}
+            body = ask | {"external": external} if ask else external
+            status, reply = await ingest.ask("POST", f"/api/{path}", json=body)
+            assert (status, "tags" in reply["error"]["message"]) == (400, True)
+
+
 async def test_a_key_tags_its_own_session_and_a_reader_none(ingest):
     await talks(ingest, "a")
     ask = {"name": "variant", "value": "b"}

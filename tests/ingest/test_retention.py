@@ -1,7 +1,9 @@
 """Retention: what is too old or too much is forgotten, and nothing that somebody still waits for."""
 
 import asyncio
+import contextlib
 import os
+from functools import partial
 
 import pytest
 from ingest_process import Process
@@ -15,10 +17,13 @@ from nexrl_ingest.otlp.evaluations import Judgement
 from nexrl_ingest.sessions import judging, retention
 from nexrl_ingest.sessions.retention import DAY_NS, Limits, keep_within, limits_of
 from nexrl_ingest.span_log import Block, SpanRow, append
+from nexrl_ingest.store.postgres import PostgresStore
+from nexrl_ingest.wire import Tag
 
 ON_BOTH_STORES = True
 WEEK = Limits(age_ns=7 * DAY_NS)
 NOW_NS = 100 * DAY_NS
+TAG, REWARD = Tag(name="name", value="v"), Reward(name="r", value=1.0)
 
 
 async def sent(store, session: str | None, day: int, *, size: int = 1) -> None:
@@ -62,6 +67,40 @@ async def test_a_judgement_whose_span_never_came_ages_too(store):
         assert await store.write(give(name, day)) is None
     assert await keep_within(store, WEEK, NOW_NS) == 1
     assert await store.read(lambda connection: connection.fetch("SELECT id FROM judgements")) == [("young",)]
+
+
+async def test_what_was_said_of_a_session_whose_spans_never_came_ages_too_and_makes_no_session(store, client):
+    for session, day in (("old", 1), ("young", 99)):
+        for work in (
+            lambda connection, now_ns, session=session: ledger.put_tag(connection, session, TAG, now_ns),
+            lambda connection, now_ns, session=session: ledger.put_reward(connection, session, REWARD, now_ns),
+        ):
+            await store.write(partial(work, now_ns=day * DAY_NS))
+    assert await client.sessions() == []
+    assert await keep_within(store, WEEK, NOW_NS) == 1
+    for table in ("tags", "rewards"):
+        query = f"SELECT session FROM {table}"
+        assert await store.read(lambda connection, query=query: connection.fetch(query)) == [("young",)]
+    await sent(store, "young", 99)
+    assert [(item.session, item.tags, item.rewards) for item in await client.sessions()] == [
+        ("young", {"name": "v"}, {"r": 1.0})
+    ]
+
+
+async def test_what_is_said_of_a_session_makes_it_no_younger(store):
+    await sent(store, "old", 1)
+    await store.write(lambda connection: ledger.put_tag(connection, "old", TAG, 99 * DAY_NS))
+    await store.write(lambda connection: ledger.put_reward(connection, "old", REWARD, 99 * DAY_NS))
+    assert await keep_within(store, WEEK, NOW_NS) == 1
+    assert await store.read(lambda connection: connection.fetch("SELECT * FROM tags")) == []
+
+
+async def test_the_room_of_all_tables_is_given_back(postgres):
+    with contextlib.closing(PostgresStore(postgres.new_database())) as store:
+        await sent(store, "old", 1)
+        assert await keep_within(store, WEEK, NOW_NS) == 1
+        query = "SELECT relname FROM pg_stat_user_tables WHERE schemaname = 'nexrl_ingest' AND last_vacuum IS NULL"
+        assert await store.read(lambda connection: connection.fetch(query)) == []
 
 
 async def test_only_groups_that_are_done_are_forgotten_and_then_as_a_whole(store, client):

@@ -84,6 +84,23 @@ async def test_what_waits_together_is_committed_together(store):
     assert commits <= 2
 
 
+async def test_what_is_durable_is_acknowledged_although_a_listener_raises_and_the_others_are_told(store):
+    told = []
+
+    def raises() -> None:
+        told.append("raises")
+        raise RuntimeError("gone")
+
+    listeners = [raises, lambda: told.append("another"), lambda: told.append("third")]
+    for listener in listeners:
+        store.bell.listen(listener)
+    assert await store.write(add("a"), tells=True) == "a"
+    assert {"raises", "another", "third"} == set(told)
+    store.bell.leave(raises)
+    assert await store.write(add("b")) == "b"
+    assert await store.read(ids) == ["a", "b"]
+
+
 async def test_a_reader_sees_one_moment_beside_the_writer(store):
     await store.write(add("a"))
     started, written = threading.Event(), threading.Event()

@@ -5,6 +5,7 @@ import itertools
 from contextlib import asynccontextmanager, closing
 
 import aiohttp
+import psycopg
 import pytest
 from aiohttp import web
 from ingest_world import ADMIN_KEY, finish, group
@@ -89,6 +90,29 @@ async def test_where_no_word_arrives_that_is_said_and_those_who_wait_look(postgr
             await finish(other, group())
             [leased] = await wait
     assert leased.group.group == group()
+
+
+async def test_who_hears_nothing_tries_again_and_says_once_that_it_is_deaf(postgres, monkeypatch, caplog):
+    database, elsewhere, count = postgres.new_database(), postgres.new_database(), itertools.count()
+    real = hearing.connect
+
+    def connect(url):
+        number = next(count)
+        if number == 0:
+            raise psycopg.NotSupportedError("LISTEN is not supported")
+        # Each try takes two connections: one that listens, and one that says the first word.
+        return real(elsewhere if number in (2, 4) else url)
+
+    monkeypatch.setattr(hearing, "connect", connect)
+    monkeypatch.setattr(hearing, "TRIAL_S", 0.05)
+    monkeypatch.setattr(hearing, "DEAF_S", 0.01)
+    with closing(PostgresStore(database)) as store:
+        await heard(store)
+    said = [record.getMessage() for record in caplog.records if record.name == hearing.__name__]
+    assert said == [
+        f"{store.where} has no notifications (LISTEN is not supported): who waits polls",
+        f"{store.where} passes notifications on again",
+    ]
 
 
 @pytest.mark.slow

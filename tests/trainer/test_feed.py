@@ -9,9 +9,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from nexrl import wire
 from nexrl.errors import RunError
 from nexrl.records import Attempt, Call, Float32s, Group, Int32s, Outcome, Reward, Task
 from nexrl.rewards import TOTAL
+from nexrl.spans import span_bytes
 from nexrl_ingest.app import make_app
 from nexrl_ingest.client import IngestClient
 from nexrl_ingest.store.embedded import EmbeddedStore
@@ -58,6 +60,8 @@ class Agents:
         """By group number: an event that the group's rollouts wait for before they end."""
         self.rewards = {}
         """By group number, one per rollout; None fails."""
+        self.unreadable = set()
+        """Groups whose calls come in the proxy's name and are none."""
         self.quarantine = Quarantine(None, file=Path("unused"), say=print)
         self.forgotten = []
 
@@ -83,7 +87,13 @@ class Agents:
         sampled = {"prompt_delta": Int32s([1]), "completion": Int32s([2]), "logprobs": Float32s([-1.0])}
         versions = Int32s([self.version])
         call = Call(id=secrets.token_hex(8), session=attempt.id, weight_versions=versions, **sampled)
-        await self.client.put_calls([call], {})
+        if number_of(group) in self.unreadable:
+            body = wire.request(
+                [span_bytes(call, prompt_tokens=1).replace(b"[{}]", b"[{]}")], service="", scope="nexrl_proxy"
+            )
+            await self.client._request("POST", "/v1/traces", body, content_type="application/x-protobuf")
+        else:
+            await self.client.put_calls([call], {})
         if event := self.ends.get(number_of(group)):
             await event.wait()
         value = self.rewards.get(number_of(group), (0.0, 1.0))[rollout]
@@ -176,7 +186,7 @@ async def test_tasks_that_are_set_aside_are_passed_over_and_counted(client, tmp_
     agents = Agents(client)
     agents.quarantine = Quarantine(1, file=tmp_path / "quarantine.json", say=print)
     for number in (0, 2):
-        agents.quarantine.note(plan(number), [Outcome(status="failed", reason="agent: it broke")] * 2)
+        agents.quarantine.note(plan(number), ["agent: it broke"] * 2)
     async with feed_of(client, agents) as feed:
         collected = await feed.take(version=0, steps=1)
         assert (numbers(collected), collected.quarantined) == ([1, 3], 2)
@@ -207,6 +217,14 @@ async def test_groups_without_contrast_are_replaced_until_the_step_is_full(clien
         assert numbers(collected) == [1, 3]
         assert collected.dropped == {"zero-advantage": 2}
         assert feed.position == Position(planned=4)
+
+
+async def test_a_group_that_ingest_cannot_read_is_replaced_although_the_run_has_no_rule(client):
+    agents = Agents(client)
+    agents.unreadable = {0}
+    async with feed_of(client, agents) as feed, asyncio.timeout(20):
+        collected = await feed.take(version=0, steps=9)
+        assert (numbers(collected), collected.dropped) == ([1, 2], {"unreadable": 1})
 
 
 async def test_dynamic_sampling_stops_at_its_bound_with_what_it_found(client):

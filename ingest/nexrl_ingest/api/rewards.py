@@ -29,14 +29,16 @@ async def give(call: Call) -> Reward:
     await _require_known(call, session)
     store = call.app[STORE]
     return await store.write(
-        lambda connection: ledger.put_reward(connection, session, reward, reward.at_ns), tells=True
+        lambda connection: ledger.put_reward(connection, session, reward, time.time_ns()), tells=True
     )
 
 
 async def tag(call: Call) -> Tag:
     session = call.part("id")
     await _require_known(call, session)
-    await call.app[STORE].write(lambda connection: ledger.put_tag(connection, session, call.body), tells=True)
+    await call.app[STORE].write(
+        lambda connection: ledger.put_tag(connection, session, call.body, time.time_ns()), tells=True
+    )
     return call.body
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from nexrl.records import Call, Trajectory
 from nexrl_ingest.assembly import sequences
 from nexrl_ingest.groups import ledger
-from nexrl_ingest.span_log import calls_of
+from nexrl_ingest.refusals import UnreadableError
+from nexrl_ingest.span_log import calls_of, count_calls
 from nexrl_ingest.store import Connection, Store
 from nexrl_ingest.wire import Measures
 
@@ -91,10 +92,17 @@ def _unmeasured(connection: Connection, run: str, limit: int) -> list[tuple[str,
         "WHERE groups.run = ? AND outcomes.final = 1 AND (measures.session IS NULL OR measures.arrived <> "
         "(SELECT count(*) FROM spans WHERE spans.session = attempts.id AND spans.is_call = 1)) LIMIT ?"
     )
-    found: list[tuple[str, Counts]] = []
-    for [session] in connection.fetch(query, (run, limit)):
-        found.append((session, counts(calls_of(connection, session), ledger.trajectory_of(connection, session))))
-    return found
+    return [(session, _counted(connection, session)) for [session] in connection.fetch(query, (run, limit))]
+
+
+def _counted(connection: Connection, session: str) -> Counts:
+    """Count a session; of one that cannot be read it is known only how many calls arrived."""
+    try:
+        return counts(calls_of(connection, session), ledger.trajectory_of(connection, session))
+    except UnreadableError:
+        return Counts(
+            count_calls(connection, session), sequences=0, calls=0, tokens=0, trained=0, drifted=0, oldest=None
+        )
 
 
 def _keep(connection: Connection, rows: Sequence[tuple[str, Counts]]) -> None:

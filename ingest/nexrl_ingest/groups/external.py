@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
+TagValue = Annotated[str, Meta(max_length=1000)]
 DAY_S = 86_400.0
 
 
@@ -28,7 +29,7 @@ class External(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """After `feedback_s` one of the names is enough."""
     agent: bool = False
     """Rewards that the session's own agent gave are feedback too."""
-    tags: dict[str, str] = {}
+    tags: Annotated[dict[Name, TagValue], Meta(max_length=100)] = {}
     """Only sessions with all of these tags."""
 
 

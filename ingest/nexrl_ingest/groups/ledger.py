@@ -99,6 +99,7 @@ def put_reward(connection: Connection, session: str, reward: Reward, now_ns: int
         # When it was sent again is not what it says.
         _same(f"reward {reward.id!r} of session {session!r}", known, structs.replace(reward, at_ns=known.at_ns))
         return known
+    _heard_of(connection, session, now_ns)
     connection.execute(
         "INSERT INTO rewards (session, name, value, call, by, at_ns, given_id, explanation) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -107,9 +108,10 @@ def put_reward(connection: Connection, session: str, reward: Reward, now_ns: int
     return structs.replace(reward, at_ns=at_ns)
 
 
-def put_tag(connection: Connection, session: str, tag: Tag) -> None:
+def put_tag(connection: Connection, session: str, tag: Tag, now_ns: int) -> None:
     """Keep a word about a session; of one name the latest counts."""
     _writable(session, tag.name, tag.value)
+    _heard_of(connection, session, now_ns)
     connection.execute(
         "INSERT INTO tags (session, name, value) VALUES (?, ?, ?) "
         "ON CONFLICT (session, name) DO UPDATE SET value = excluded.value",
@@ -223,6 +225,14 @@ def named(rewards: Sequence[Reward]) -> dict[str, float]:
     """Return the rewards of a rollout as a whole by name: the latest counts, and an agent's own never hides another."""
     whole = sorted((item for item in rewards if item.call is None), key=lambda item: item.by != AGENT)
     return {item.name: item.value for item in whole}
+
+
+def _heard_of(connection: Connection, session: str, now_ns: int) -> None:
+    """Let a session whose spans may never come be forgotten in its time; one that is known gets no older or younger."""
+    connection.execute(
+        "INSERT INTO sessions (id, first_ns, last_ns) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        (session, now_ns, now_ns),
+    )
 
 
 def _reward(row: Sequence[object]) -> Reward:

@@ -95,6 +95,12 @@ def nack(connection: Connection, leases: Iterable[str], now_ns: int) -> None:
             connection.execute("UPDATE leases SET state = 'nacked' WHERE id = ?", (lease_id,))
 
 
+def drop_unreadable(connection: Connection, run: str, grant: Grant) -> None:
+    """Take a leased group that cannot be assembled out of the pool for good, and end its lease."""
+    _record(connection, run, grant.group, Verdict("unreadable"))
+    connection.execute("UPDATE leases SET state = 'nacked' WHERE id = ? AND state = 'leased'", (grant.lease,))
+
+
 def next_expiry(connection: Connection, run: str) -> int | None:
     """Return when the next lease of a run ends, in Unix nanoseconds; None where none is held."""
     [[expires_ns]] = connection.fetch("SELECT min(expires_ns) FROM leases WHERE run = ? AND state = 'leased'", (run,))
@@ -107,7 +113,10 @@ def more_are_ready(connection: Connection, run: str) -> bool:
 
 
 def training_group(connection: Connection, grant: Grant) -> Leased:
-    """Assemble a leased group from the log as it stands now, without the rollouts that a rule left out."""
+    """Assemble a leased group from the log as it stands now, without the rollouts that a rule left out.
+
+    Raises UnreadableError where a call of it cannot be read.
+    """
     group = ledger.group_of(connection, grant.group)
     assert group
     dropped = connection.fetch("SELECT rollout FROM drops WHERE group_id = ?", (grant.group,))

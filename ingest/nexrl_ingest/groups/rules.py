@@ -13,13 +13,14 @@ from msgspec import Meta, Struct
 from nexrl.rewards import TOTAL
 
 SECOND_NS = 1_000_000_000
-Reason = Literal["late", "failed", "stale", "zero-advantage", "low-variance"]
+Reason = Literal["late", "failed", "stale", "zero-advantage", "low-variance", "unreadable"]
 REASONS: dict[Reason, str] = {
     "late": "a rollout that was not final when its group was leased with a quorum",
     "failed": "a rollout that failed, and a group in which all did",
     "stale": "a group that older weights sampled than `max_staleness` allows",
     "zero-advantage": "a group whose rewards are all equal: nothing is better than anything else",
     "low-variance": "a group whose rewards vary less than `min_reward_variance`",
+    "unreadable": "a group with a call that cannot be read back, whatever the rule is: nobody can be given it",
 }
 
 

@@ -5,6 +5,7 @@ Which groups are ready is `pool.py`'s to say; here is only when to ask again, an
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from nexrl.records import TrainingGroup, encode
 from nexrl_ingest.assembly import measuring
 from nexrl_ingest.groups import adopting, pool
 from nexrl_ingest.groups.rules import SECOND_NS
+from nexrl_ingest.refusals import UnreadableError
 from nexrl_ingest.store import Store
 from nexrl_ingest.wire import MIB, Leased, LeaseReply, LeaseRequest
 
@@ -26,6 +28,7 @@ TOKEN_BYTES = 20
 """Of a sequence, as MessagePack: id, mask, logprob, weight version and temperature, 4 bytes each."""
 SEQUENCE_BYTES = 400
 """What a sequence or a trajectory has besides its tokens, about."""
+_log = logging.getLogger(__name__)
 
 
 class Changes:
@@ -68,10 +71,10 @@ class Changes:
     async def wait_for_groups(self, store: Store, request: LeaseRequest, *, gone: Callable[[], bool]) -> LeaseReply:
         """Lease ready groups, waiting up to `request.wait_s` for the first; none where `gone()` or closed."""
         grants = await self._wait_for_grants(store, request, gone)
-        leased = await _assemble(store, grants, int(request.max_mib * MIB))
-        unfit = [grant.lease for grant in grants[len(leased) :]]
+        leased, unfit = await _assemble(store, request, grants)
         if unfit:
-            await store.write(partial(pool.nack, leases=unfit, now_ns=time.time_ns()), tells=True)
+            given_back = [grant.lease for grant in unfit]
+            await store.write(partial(pool.nack, leases=given_back, now_ns=time.time_ns()), tells=True)
         more = bool(unfit) or await store.read(partial(pool.more_are_ready, run=request.run))
         return LeaseReply(leased=leased, more=more)
 
@@ -116,17 +119,27 @@ async def _prepare(store: Store, request: LeaseRequest) -> None:
             await measuring.measure(store, request.run)
 
 
-async def _assemble(store: Store, grants: list[pool.Grant], most_bytes: int) -> list[Leased]:
-    """Assemble groups one after another until the next would not fit; the first always does."""
+async def _assemble(
+    store: Store, request: LeaseRequest, grants: list[pool.Grant]
+) -> tuple[list[Leased], list[pool.Grant]]:
+    """Assemble groups one after another until the next would not fit, and return the others; the first always fits.
+
+    One that cannot be read is dropped and holds up nobody.
+    """
     leased: list[Leased] = []
     taken = 0
-    for grant in grants:
-        item = await store.read(partial(pool.training_group, grant=grant))
+    for index, grant in enumerate(grants):
+        try:
+            item = await store.read(partial(pool.training_group, grant=grant))
+        except UnreadableError as error:
+            _log.warning("group %r is dropped: %s", grant.group, error)
+            await store.write(partial(pool.drop_unreadable, run=request.run, grant=grant))
+            continue
         taken += size_of(item.group)
-        if leased and taken > most_bytes:
-            break
+        if leased and taken > request.max_mib * MIB:
+            return leased, grants[index:]
         leased.append(item)
-    return leased
+    return leased, []
 
 
 def size_of(group: TrainingGroup) -> int:

@@ -1,5 +1,6 @@
 """Where a judgement goes: the session and the call that it points to, now, or once their spans have arrived."""
 
+import contextlib
 from collections.abc import Collection
 
 from msgspec import structs
@@ -7,7 +8,7 @@ from msgspec import structs
 from nexrl.records import Reward, decode, encode
 from nexrl_ingest.groups import ledger
 from nexrl_ingest.otlp.evaluations import Judgement
-from nexrl_ingest.refusals import RefusedError
+from nexrl_ingest.refusals import RefusedError, UnreadableError
 from nexrl_ingest.span_log import OF_TRACE, calls_of
 from nexrl_ingest.store import Connection
 
@@ -70,7 +71,9 @@ def _with_call(connection: Connection, judgement: Judgement, session: str) -> Re
     if connection.fetch_one(query, (session, judgement.trace_id, judgement.span_id)):
         return structs.replace(judgement.reward, call=judgement.span_id.hex())
     if judgement.response:
-        ids = [call.id for call in calls_of(connection, session) if call.response == judgement.response]
-        if len(ids) == 1:
-            return structs.replace(judgement.reward, call=ids[0])
+        # The whole session is judged, too, where it cannot be read.
+        with contextlib.suppress(UnreadableError):
+            ids = [call.id for call in calls_of(connection, session) if call.response == judgement.response]
+            if len(ids) == 1:
+                return structs.replace(judgement.reward, call=ids[0])
     return judgement.reward

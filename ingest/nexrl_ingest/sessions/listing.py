@@ -1,4 +1,4 @@
-"""Sessions as a list: the latest first, a page at a time."""
+"""Sessions as a list: those that have spans, the latest first, a page at a time."""
 
 from nexrl_ingest.groups import ledger
 from nexrl_ingest.span_log import count_calls
@@ -10,7 +10,8 @@ _LAST = 2**62
 _SESSIONS = (
     "SELECT sessions.seq, sessions.id, groups.run, groups.id FROM sessions "
     "LEFT JOIN attempts ON attempts.id = sessions.id LEFT JOIN groups ON groups.id = attempts.group_id "
-    "WHERE sessions.seq < ? AND sessions.last_ns >= ?"
+    "WHERE sessions.seq < ? AND sessions.last_ns >= ? "
+    "AND EXISTS (SELECT 1 FROM span_index WHERE span_index.session = sessions.seq)"
 )
 
 

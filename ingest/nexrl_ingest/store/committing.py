@@ -120,6 +120,9 @@ class GroupCommit:
             if self._failing:
                 _log.warning("%s can be written again", self._transactions.where)
             self._failing = False
+            # Only now: what a listener does cannot undo what is durable.
+            if _tells(batch, settled):
+                self._bell.ring()
             return settled
 
     def _refused(self, batch: list[_Submission], error: Exception) -> list[_Settled]:
@@ -134,12 +137,9 @@ class GroupCommit:
     def _transact(self, batch: list[_Submission]) -> list[_Settled]:
         connection = self._transactions.begin(exclusive=any(item.exclusive for item in batch))
         settled = [_Settled(item.future, *self._run(connection, item.work)) for item in batch]
-        tells = any(item.tells and not done.error for item, done in zip(batch, settled, strict=True))
-        if tells:
+        if _tells(batch, settled):
             self._transactions.tell()
         self._transactions.commit()
-        if tells:
-            self._bell.ring()
         return settled
 
     def _run(self, connection: Connection, work: Work[Any]) -> tuple[Any, Exception | None]:
@@ -154,3 +154,7 @@ class GroupCommit:
             outcome = (None, error)
         connection.execute("RELEASE submission")
         return outcome
+
+
+def _tells(batch: list[_Submission], settled: list[_Settled]) -> bool:
+    return any(item.tells and not done.error for item, done in zip(batch, settled, strict=True))

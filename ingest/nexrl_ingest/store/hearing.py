@@ -2,7 +2,8 @@
 
 A word is part of the transaction that it is about (`postgres.py`): it comes once that is committed, or never. After an
 outage it rings once, for what may have been missed. Where words do not arrive, as behind a pooler that hands out
-connections by transaction, that is found out at the start and said; those who wait look from time to time then.
+connections by transaction, that is found out and said, once; those who wait look from time to time then, until a later
+try, a minute apart from the others, hears again.
 """
 
 import logging
@@ -23,6 +24,8 @@ TRIAL_S = 3.0
 """How long the first word may be on its way."""
 PAUSE_S = 1.0
 """Between tries to connect again."""
+DEAF_S = 60.0
+"""Between tries where the database answers and words do not arrive: each of them takes two connections."""
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +38,7 @@ class Hearing:
         self._url = url
         self._where = where
         self._ring = ring
+        self._said_deaf = False
         self._closing = threading.Event()
         self._wake, self._waker = os.pipe()
         self._thread = threading.Thread(target=self._run, name="nexrl-store-hearing", daemon=True)
@@ -49,22 +53,28 @@ class Hearing:
 
     def _run(self) -> None:
         while not self._closing.is_set():
+            pause_s = PAUSE_S
             try:
                 with connect(self._url) as raw:
                     raw.execute(f"LISTEN {CHANNEL}")
-                    if not self._tried(raw):
-                        if not self._closing.is_set():
-                            _log.warning("%s passes no notifications on (a pooler?): who waits polls", self._where)
-                        return
-                    self.works = True
-                    self._hear(raw)
+                    if self._tried(raw):
+                        self._hear(raw)
+                    elif not self._closing.is_set():
+                        self._say_deaf("passes no notifications on (a pooler?)")
+                        pause_s = DEAF_S
             except psycopg.OperationalError:
-                self._closing.wait(PAUSE_S)
+                pass
             except psycopg.Error as error:
-                _log.warning("%s has no notifications (%s): who waits polls", self._where, line(error))
-                return
+                self._say_deaf(f"has no notifications ({line(error)})")
+                pause_s = DEAF_S
             finally:
                 self.works = False
+            self._closing.wait(pause_s)
+
+    def _say_deaf(self, why: str) -> None:
+        if not self._said_deaf:
+            _log.warning("%s %s: who waits polls", self._where, why)
+        self._said_deaf = True
 
     def _tried(self, raw: Raw) -> bool:
         """Whether a word that another connection says arrives here."""
@@ -78,6 +88,10 @@ class Hearing:
         return False
 
     def _hear(self, raw: Raw) -> None:
+        if self._said_deaf:
+            _log.warning("%s passes notifications on again", self._where)
+        self._said_deaf = False
+        self.works = True
         self._ring()
         while not self._closing.is_set():
             if self._heard(raw, None):

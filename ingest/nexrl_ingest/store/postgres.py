@@ -30,11 +30,6 @@ T = TypeVar("T")
 READERS = 4
 ROW_BYTES = 200
 """Of a span in the index, and what its session adds."""
-TABLES = (
-    *("blocks", "span_index", "traces", "sessions", "rewards", "judgements"),
-    *("attempts", "outcomes", "groups", "leases"),
-)
-"""Those that retention deletes from."""
 _TAKE_TURNS = "SELECT pg_advisory_xact_lock(474148794988)"
 """The lock's key is "nexrl" as a number."""
 _RACES = (errors.DeadlockDetected, errors.SerializationFailure)
@@ -171,7 +166,8 @@ def _reclaim(url: str, name: str) -> None:
     """Make the room of deleted rows free for new ones; only what is free at the end goes back to the disk."""
     try:
         with contextlib.closing(connect(url)) as raw:
-            for table in TABLES:
+            tables = raw.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (SCHEMA,)).fetchall()
+            for [table] in tables:
                 raw.execute(sql.SQL("VACUUM {}").format(sql.Identifier(table)))
     except psycopg.OperationalError as error:
         raise UnavailableError(f"{name} cannot be vacuumed: {line(error)}; try again") from error

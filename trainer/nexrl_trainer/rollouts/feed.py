@@ -176,7 +176,7 @@ class Feed:
     async def _left_out(self) -> list[GroupState]:
         """Return the open groups that ingest has dropped, and close them."""
         done = [name for name, one in self._open.items() if one.task.done()]
-        if not done or self._rule == Rule():
+        if not done:
             return []
         [first, *_] = self._open.values()
         states = await self._ingest.groups(first.group.run, done)
