@@ -55,20 +55,26 @@ class WorkerProcess:
     async def start(
         cls, module: str, *, log: RotatingFileHandler | None, environment: Mapping[str, str] = os.environ
     ) -> Self:
-        """Start `python -m MODULE SOCKET PARENT`; it is never shown the admin key."""
-        ours, theirs = socket.socketpair()
+        """Start `python -m MODULE SOCKET PARENT`; it is never shown the admin key. Raises OSError where it cannot."""
         output, (read_end, write_end) = _Output(log), os.pipe()
-        with theirs, open(write_end, "wb") as written:  # noqa: ASYNC230, PTH123 - a pipe
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid())),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=written,
-                stderr=written,
-                pass_fds=[theirs.fileno()],
-                env={name: value for name, value in environment.items() if name != ADMIN_KEY_VARIABLE},
-                start_new_session=True,
-            )
+        ours, theirs = socket.socketpair()
         pipe: IO[bytes] = open(read_end, "rb", buffering=0)  # noqa: ASYNC230, PTH123, SIM115 - a pipe
+        with theirs, open(write_end, "wb") as written:  # noqa: ASYNC230, PTH123 - a pipe
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    # Unbuffered: it ends by a kill, and what it had still to write would be lost.
+                    *(sys.executable, "-u", "-m", module, str(theirs.fileno()), str(os.getpid())),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=written,
+                    stderr=written,
+                    pass_fds=[theirs.fileno()],
+                    env={name: value for name, value in environment.items() if name != ADMIN_KEY_VARIABLE},
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                pipe.close()
+                raise
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: output, pipe)
         return cls(process, await asyncio.open_connection(sock=ours), output, transport)
 
@@ -99,7 +105,7 @@ class WorkerProcess:
         """Kill it with its process group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        await self._end
+        await asyncio.wait({self._end})  # not `await`, which would cancel it where we are cancelled
         self._pipe.close()
         self._writer.close()
         with contextlib.suppress(OSError):

@@ -1,6 +1,7 @@
 """What agents and judges do wrong, with real processes: right status, right counts, nothing stuck, nothing lost."""
 
 import asyncio
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,7 @@ async def test_what_misbehaves_is_recorded_as_it_went_and_leaves_nothing_behind(
     for item in record.attempts:
         assert (item.outcome.status, item.outcome.calls) == (status, calls)
         assert reason in item.outcome.reason
-        stored = await world.ingest.calls(item.attempt.id)
-        assert len(stored) == calls
-        assert {call.session for call in stored} <= {item.attempt.id}
+        assert len(await world.ingest.calls(item.attempt.id)) == calls
     last = record.attempts[-1]
     assert {reward.name: reward.value for reward in last.rewards} == (
         {"judged": 1.0, "total": 1.0} if status == "completed" else {}
@@ -62,13 +61,18 @@ async def test_what_misbehaves_is_recorded_as_it_went_and_leaves_nothing_behind(
     assert not [attempt for _, attempt in carriers() if attempt.startswith(f"{trouble}-{count}-")]
 
 
-async def test_a_call_after_the_agents_end_is_refused_and_changes_nothing(world):
-    async with world.attempts(FOLDER, command=["python", "agent.py", "fine"]) as running:
-        record = await world.rollouts(running, "late")
+@pytest.mark.parametrize(
+    ("program", "calls", "reason"), [("python", 1, ""), ("no-such-agent", 0, "agent: it cannot be started: [Errno 2]")]
+)
+async def test_a_call_after_the_agents_end_is_refused_and_changes_nothing(world, program, calls, reason):
+    async with world.attempts(FOLDER, command=[program, "agent.py", "fine"], attempts=1) as running:
+        record = await world.rollouts(running, f"late-{program}")
     [ended] = record.attempts
     assert await world.call(ended.attempt.id) == 403
     assert await world.call("somebody-else") == 200
-    assert len(await world.ingest.calls(ended.attempt.id)) == ended.outcome.calls == 1
+    assert len(await world.ingest.calls(ended.attempt.id)) == ended.outcome.calls == calls
+    assert ended.outcome.reason.startswith(reason)
+    assert bool(ended.outcome.reason) == bool(reason)
 
 
 async def test_rollouts_of_all_kinds_run_at_once_and_each_is_counted_once(world):
@@ -112,16 +116,18 @@ async def test_a_callable_that_takes_its_process_down_costs_nobody_else_an_attem
     async with world.attempts(tmp_path, **settings) as running:
         work = [world.rollouts(running, f"callable-{n}", do=do) for n, do in enumerate(kinds)]
         records = await asyncio.gather(*work)
+    for item in chain.from_iterable(record.attempts for record in records):
+        assert await world.call(item.attempt.id) == 403
     finals = [next(item.outcome for item in record.attempts if item.outcome.final) for record in records]
     assert [final.status for final in finals] == ["completed", "failed", "failed", "failed"]
     for final, said in zip(finals, ["", "its process ended with exit code 3", KEY_ERROR, NO_CALL], strict=True):
         assert said in final.reason
 
 
-async def test_a_task_whose_rollouts_always_fail_is_set_aside(world):
+async def test_a_task_at_which_agents_always_fail_is_set_aside_whatever_judges_do(world):
     settings = {"command": ["python", "agent.py", "{trouble}"], "attempts": 1, "quarantine": 2}
     async with world.attempts(FOLDER, **settings) as running:
-        for number, trouble in enumerate(["makes-no-call", "fine", "makes-no-call", "makes-no-call"]):
+        for number, trouble in enumerate(["makes-no-call", "judge-raises", "makes-no-call", "makes-no-call"]):
             assert not running.quarantine.passes_over("always")
             await world.rollouts(running, f"q-{number}", size=2, task_id="always", trouble=trouble)
         assert running.quarantine.passes_over("always")

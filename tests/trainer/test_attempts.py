@@ -27,7 +27,8 @@ def test_why_an_attempt_failed_is_said_in_one_line():
     ("reply", "said"),
     [
         ({"content": " 42\n"}, "42"),
-        ({"content": [{"type": "text", "text": "4"}, {"type": "text", "text": "2"}]}, "42"),
+        ({"content": [{"type": "text", "text": " 4"}, {"type": "text", "text": "2\n"}]}, "42"),
+        ({"content": [{"type": "text", "text": None}, {"type": "image"}, {"type": "text", "text": "42"}]}, "42"),
         ({"content": None, "tool_calls": []}, ""),
     ],
 )

@@ -1,12 +1,16 @@
 """The callable runner, with real worker processes: what functions are given, and what one of them can do to others."""
 
 import asyncio
+import os
 import re
+import signal
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
-from runner_world import alive, job, runner
+from runner_world import alive, gone, job, runner
 
 from nexrl.errors import ConfigError
 from nexrl.testing import Endpoint
@@ -74,7 +78,6 @@ async def test_a_function_gets_what_it_asks_for_and_what_is_no_text_is_answered_
         ("raise", "raise KeyError(\"price\") | KeyError: 'price'"),
         ("exit", "SystemExit: no more"),
         ("object", "Encoding objects of type object is unsupported"),
-        ("nothing", ""),
     ],
 )
 async def test_whatever_a_function_does_is_its_own_failure(agents, do, problem):
@@ -84,8 +87,9 @@ async def test_whatever_a_function_does_is_its_own_failure(agents, do, problem):
     assert (await agents.run(job(do="sleep", s=0), 20)).answer
 
 
-async def test_what_functions_print_is_in_the_log(agents, folder):
-    await agents.run(job(do="nothing", n=7), 20)
+async def test_a_function_that_returns_nothing_answers_nothing_and_what_it_prints_is_in_the_log(agents, folder):
+    ended = await agents.run(job(do="nothing", n=7), 20)
+    assert (ended.answer, ended.problem) == ("", "")
     assert "heard of {'do': 'nothing', 'n': 7}" in (folder / "agents.log").read_text()
 
 
@@ -139,7 +143,36 @@ async def test_a_function_that_is_not_async_runs_in_a_thread_and_what_it_left_be
         pid = int(left.answer)
         assert alive(pid)
         assert (await agents.run(job("c", s=60), 0.2)).timed_out
-        assert not alive(pid)
+        assert await gone(pid)
+
+
+async def test_a_worker_that_dies_idle_takes_along_what_it_started(folder):
+    async with runner(folder, callable="agent.py:wait", workers=1) as agents:
+        left = psutil.Process(int((await agents.run(job("a"), 20)).answer))
+        os.kill(left.ppid(), signal.SIGKILL)
+        assert await gone(left.pid)
+
+
+async def test_one_that_hangs_is_killed_also_where_nobody_waits_for_its_end_any_more(folder, monkeypatch):
+    monkeypatch.setattr("nexrl_trainer.rollouts.runners.callable.CANCEL_S", 0.3)
+    async with runner(folder, callable="agent.py:wait", workers=1) as agents:
+        other = asyncio.create_task(agents.run(job("other", s=60), 10))
+        hangs = asyncio.create_task(agents.run(job("hangs", s=60), 0.1))
+        await asyncio.sleep(0.2)
+        hangs.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await hangs
+        with pytest.raises(DisturbedError):
+            await other
+
+
+async def test_a_result_that_comes_while_its_process_is_killed_harms_nobody(folder):
+    async with runner(folder, callable="agent.py:wait", workers=1) as agents:
+        call = asyncio.create_task(agents.run(job(s=0.1), 20))
+        await asyncio.sleep(0.05)
+        time.sleep(0.3)  # noqa: ASYNC251 - what comes meanwhile is read after the kill has begun
+    with pytest.raises(DisturbedError, match="the run ended"):
+        await call
 
 
 async def test_a_worker_that_cannot_have_its_function_is_refused_before_anything_runs(folder):

@@ -1,7 +1,10 @@
 """The command runner, with real processes: what goes in, what comes out, and what is left when an agent ended."""
 
 import asyncio
+import os
+import subprocess
 import sys
+import threading
 
 import pytest
 from msgspec import ValidationError, convert
@@ -57,9 +60,42 @@ async def test_folders_that_a_killed_run_left_go_at_the_next_start(tmp_path):
         assert not (tmp_path / "workspaces").exists()
 
 
-async def test_a_file_of_the_task_cannot_be_written_elsewhere(tmp_path):
-    with pytest.raises(ValueError, match=r"\.\./x: give a path inside"):
-        await run(tmp_path, "", files={"../x": ""})
+@pytest.mark.parametrize(
+    ("agent", "said"),
+    [
+        ({"files": {"a": "", "{name}": ""}, "keep_files": "always"}, r"\.\./x: give a path inside"),
+        ({"files": {}, "answer": "file:{name}", "keep_files": "never"}, r"\.\./x: give a path inside"),
+        ({"files": {"a": "", "a/b": ""}, "keep_files": "always"}, "exists"),
+    ],
+    ids=["file", "answer", "no place"],
+)
+async def test_files_that_cannot_lie_in_the_folder_are_refused_and_leave_none(tmp_path, agent, said):
+    with pytest.raises((ValueError, OSError), match=said):
+        await run(tmp_path, "open('ran', 'w')", **agent, task={"name": "../x"})
+    assert not list(tmp_path.rglob(ATTEMPT))
+
+
+def test_the_tasks_files_are_utf_8_whatever_the_machine_speaks(tmp_path):
+    code = "from pathlib import Path\nfrom nexrl_trainer.rollouts.runners.workspace import Workspace\n"
+    code += f"Workspace.made(Path({str(tmp_path)!r}) / 'w', {{'a': chr(233)}})"
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code], env=ascii_only, check=True)
+    assert (tmp_path / "w/a").read_bytes() == b"\xc3\xa9"
+
+
+async def test_while_a_large_folder_is_removed_everything_else_goes_on(tmp_path, monkeypatch):
+    removing, going_on = threading.Event(), threading.Event()
+
+    def slowly(*_, **__):
+        removing.set()
+        assert going_on.wait(10)
+
+    async with runner(tmp_path, command=["true"], files={}) as started:
+        monkeypatch.setattr("shutil.rmtree", slowly)
+        attempt = asyncio.create_task(started.run(job(), 20))
+        assert await asyncio.to_thread(removing.wait, 10)
+        going_on.set()
+        assert (await attempt).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -172,6 +208,10 @@ def test_fields_of_the_task_fill_the_command_and_other_braces_stay():
         fill("{answr}", {"question": "why?"})
 
 
+def test_a_field_in_the_answers_path_is_looked_for_in_every_task():
+    assert "{nmae}.txt" in convert({"command": ["a"], "files": {}, "answer": "file:{nmae}.txt"}, Agent).templates
+
+
 @pytest.mark.parametrize(
     ("agent", "said"),
     [
@@ -184,6 +224,9 @@ def test_fields_of_the_task_fill_the_command_and_other_braces_stay():
         ({"command": ["a"], "answer": "stderr"}, "matching regex"),
         ({"command": ["a"], "keep_files": "always"}, "there are no files of its own"),
         ({"command": ["a"], "files": {}, "cwd": "x"}, "agent.cwd=x: with agent.files"),
+        ({"command": ["a"], "answer": "file:{id}"}, r"agent.answer=file:\{id\}: .*set agent.files: \{\}"),
+        ({"command": ["a"], "files": {"a/../../b": ""}}, "agent.files: a/../../b: give a path inside"),
+        ({"command": ["a"], "files": {}, "answer": "file:/tmp/x"}, "agent.answer: /tmp/x: give a path inside"),
     ],
 )
 def test_what_does_not_go_together_is_refused_by_name(agent, said):

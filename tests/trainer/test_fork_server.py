@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from runner_world import job, runner
 
 from nexrl.errors import ConfigError, RunError
 from nexrl_trainer.recipe.agent import Agent
-from nexrl_trainer.rollouts.runners.fork_server import ForkServer
+from nexrl_trainer.rollouts.runners.fork_server import HEAD, SCRIPT, ForkServer
 
 WAITS = "import time\nprint('here', flush=True)\ntime.sleep(60)"
 
@@ -145,6 +146,15 @@ async def test_a_module_that_reads_the_environment_when_imported_finds_the_recip
         assert (await started.run(job(), 20)).answer == "yes"
 
 
+async def test_a_module_finds_nothing_of_the_trainer_in_the_environment(tmp_path, monkeypatch):
+    (tmp_path / "early.py").write_text("import os\nSEEN = [name for name in os.environ if name.startswith('NEXRL_')]")
+    (tmp_path / "agent.py").write_text("import early\nprint(early.SEEN)")
+    for name, value in (("PYTHONPATH", str(tmp_path)), ("NEXRL_ADMIN_KEY", "secret"), ("NEXRL_ATTEMPT", "outer")):
+        monkeypatch.setenv(name, value)
+    async with runner(tmp_path, command=["python", "agent.py"], preload=["early"]) as started:
+        assert (await started.run(job(), 20)).answer == "[]"
+
+
 async def test_a_module_that_fails_says_why(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("raise ValueError('no such luck')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -198,6 +208,41 @@ async def test_where_the_server_dies_its_agents_are_told_ended_and_more_are_refu
             await running
         with pytest.raises(RunError, match="fork server"):
             await output(server, tmp_path, "pass")
+
+
+async def test_it_ends_also_where_its_owner_is_killed_in_the_midst_of_a_request(tmp_path):
+    ours, theirs = socket.socketpair()
+    read_end, write_end = os.pipe()
+    passed = (theirs.fileno(), write_end)
+    with ours, theirs, Path(os.devnull).open("r+b") as nothing:  # noqa: ASYNC230 - no time
+        command = [sys.executable, str(SCRIPT), *map(str, passed)]
+        process = await asyncio.create_subprocess_exec(*command, pass_fds=passed)
+        socket.send_fds(ours, [(100).to_bytes(HEAD, "big")], (nothing.fileno(),) * 3)
+        ours.sendall(b"{")
+    os.close(write_end)
+    try:
+        async with asyncio.timeout(10):
+            assert await process.wait() == 0
+    finally:
+        os.close(read_end)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_an_agent_whose_server_dies_before_it_has_begun_never_begins(tmp_path):
+    script = "import os, time\nfork = os.fork\n\ndef last():\n    server, pid = os.getpid(), fork()\n    if not pid:\n"
+    script += "        os.kill(server, 9)\n        while os.getppid() == server:\n            time.sleep(0.001)\n"
+    (tmp_path / "mortal.py").write_text(script + "    return pid\n\nos.fork = last")
+    (tmp_path / "agent.py").write_text("print('begun', flush=True)")
+    server = await ForkServer.start(sys.executable, ["mortal"], tmp_path, {"PYTHONPATH": str(tmp_path)})
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as said:
+        with os.fdopen(write_end, "wb") as into, contextlib.suppress(RunError):
+            streams = (said.fileno(), into.fileno(), into.fileno())
+            await (await server.fork(["agent.py"], environment={}, folder=tmp_path, streams=streams)).ended
+        assert await asyncio.to_thread(said.read) == b""
+    await server.close()
 
 
 @pytest.fixture

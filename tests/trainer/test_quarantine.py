@@ -3,11 +3,11 @@
 import pytest
 
 from nexrl.errors import RunError
-from nexrl.records import Group, Outcome, Task
+from nexrl.records import Group, Task
 from nexrl_trainer.rollouts import quarantine
 from nexrl_trainer.rollouts.quarantine import Quarantine
 
-FINE, BAD = Outcome(status="completed"), Outcome(status="failed", reason="agent: exit code 1")
+FINE, BAD = None, "agent: exit code 1"
 
 
 def group(task="t", size=2, mode="train"):
@@ -26,8 +26,8 @@ def made(tmp_path, said):
 
 def test_a_task_is_set_aside_after_so_many_groups_in_a_row_and_people_are_told_once(made, said):
     quarantined = made()
-    for outcomes in ([BAD, BAD], [BAD, FINE], [BAD, BAD]):
-        quarantined.note(group(), outcomes)
+    for problems in ([BAD, BAD], [BAD, FINE], [BAD, BAD]):
+        quarantined.note(group(), problems)
         assert not quarantined.passes_over("t")
     quarantined.note(group(), [BAD, BAD])
     quarantined.note(group(), [BAD, BAD])
@@ -50,6 +50,15 @@ def test_groups_that_say_nothing_of_the_task_are_not_counted(made, tmp_path):
     assert not quarantined.passes_over("t")
     made(after=None).note(group(), [BAD, BAD])
     assert not (tmp_path / "quarantine.json").exists()
+
+
+def test_a_rollout_that_went_well_counts_also_where_the_others_ran_in_an_earlier_start(made):
+    quarantined = made()
+    quarantined.note(group(), [BAD, BAD])
+    quarantined.note(group(), [FINE])
+    quarantined.note(group(), [BAD, BAD])
+    assert not quarantined.passes_over("t")
+    assert not made().passes_over("t")
 
 
 def test_where_no_task_is_left_the_run_ends_and_says_how_to_go_on(made, monkeypatch):

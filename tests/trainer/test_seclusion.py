@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 from msgspec import structs
 from runner_world import SERVICES, alive, job, run, runner
@@ -36,12 +39,33 @@ async def saying(text):
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
+FORBIDDING = {
+    "user/max_user_namespaces": "0",
+    "kernel/unprivileged_userns_clone": "0",
+    "kernel/apparmor_restrict_unprivileged_userns": "1",
+}
+"""Switches of the kernel that keep user namespaces from people, by their files in /proc/sys."""
+
+
+def forbidding():
+    """Return what says that this machine is not to have user namespaces; empty where nothing does."""
+    if sys.platform != "linux":
+        return "it is no Linux"
+    if os.environ.get("WITHOUT_USER_NAMESPACES"):
+        return "WITHOUT_USER_NAMESPACES is set"
+    switches = {name: Path("/proc/sys") / name for name in FORBIDDING}
+    found = {name: path.read_text().strip() for name, path in switches.items() if path.exists()}
+    return ", ".join(f"{name} is {value}" for name, value in found.items() if value == FORBIDDING[name])
+
+
 @pytest.fixture(autouse=True)
 async def _possible():
     try:
         await seclusion.check_seclusion()
     except ConfigError as error:
-        pytest.skip(str(error))
+        if not (reason := forbidding()):
+            pytest.fail(f"{error}; where that is not to be, set WITHOUT_USER_NAMESPACES=1")
+        pytest.skip(f"{reason}: {error}")
 
 
 async def test_an_agent_reaches_the_proxy_and_ingest_at_their_addresses_and_nothing_else(tmp_path):
@@ -54,7 +78,8 @@ async def test_an_agent_reaches_the_proxy_and_ingest_at_their_addresses_and_noth
 
 
 async def test_many_are_served_at_once_and_none_outlives_its_agent(tmp_path):
-    code = CALL + "import subprocess; print(subprocess.Popen(['sleep', '60'], start_new_session=True, env={}).pid)"
+    left = ["sleep", f"60.{os.getpid()}"]
+    code = CALL + f"import subprocess; subprocess.Popen({left}, start_new_session=True, env={{}})"
     async with saying("proxy") as proxy, saying("ingest") as ingest:
         services = structs.replace(SERVICES, proxy=proxy, ingest=ingest)
         command = [sys.executable, "-c", code]
@@ -63,6 +88,43 @@ async def test_many_are_served_at_once_and_none_outlives_its_agent(tmp_path):
             ended = await asyncio.gather(*(started.run(job(f"a-{n}"), 20) for n in range(4)))
     assert [item.stdout.split("\n")[:2] for item in ended] == [["proxy", "ingest"]] * 4
     assert [item.exit_code for item in ended] == [0] * 4
+    assert " ".join(left) not in command_lines()
+
+
+async def test_a_client_that_has_said_all_it_will_is_still_answered(tmp_path):
+    async def answer(reader, writer):
+        writer.write(await reader.read() + b" to you")
+        await writer.drain()
+        writer.close()
+
+    code = "import os, socket\nwhere = os.environ['NEXRL_INGEST_URL'].rpartition(':')[2]\n"
+    code += "with socket.create_connection(('127.0.0.1', int(where)), timeout=10) as said:\n"
+    code += "    said.sendall(b'hello')\n    said.shutdown(socket.SHUT_WR)\n    print(said.makefile().read())"
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        services = structs.replace(SERVICES, ingest=address)
+        ended = await run(tmp_path, code, network="services", services=services)
+    assert (ended.answer, ended.stderr) == ("hello to you", "")
+
+
+async def test_an_agent_that_is_killed_leaves_no_connection_to_a_service_that_holds_on(tmp_path):
+    killed, over = asyncio.Event(), asyncio.Event()
+
+    async def hold(reader, writer):
+        await reader.read()
+        killed.set()
+        await over.wait()
+        writer.close()
+
+    code = "import os, socket, time\nwhere = os.environ['NEXRL_INGEST_URL'].rpartition(':')[2]\n"
+    code += "said = socket.create_connection(('127.0.0.1', int(where)))\nsaid.sendall(b'hello')\ntime.sleep(60)"
+    async with await asyncio.start_server(hold, "127.0.0.1", 0) as server, asyncio.timeout(20):
+        port = server.sockets[0].getsockname()[1]
+        services = structs.replace(SERVICES, ingest=f"http://127.0.0.1:{port}")
+        await run(tmp_path, code, network="services", services=services, timeout_s=0.5)
+        await killed.wait()
+        assert [item for item in psutil.Process().net_connections() if item.raddr and item.raddr.port == port] == []
+        over.set()
 
 
 async def test_a_service_on_another_machine_is_refused(tmp_path):
@@ -78,17 +140,15 @@ async def test_where_the_machine_cannot_the_recipe_is_refused(tmp_path, monkeypa
 
 
 async def test_an_agent_that_hides_from_its_group_and_from_its_mark_ends_too(tmp_path):
-    inside = "import os, time; open('pid', 'w'); time.sleep(60)"
+    inside = f"import os, time; open('pid', 'w'); time.sleep(60)  # {os.getpid()}"
     code = "import os, subprocess, sys, time\n"
     code += f"subprocess.Popen([sys.executable, '-c', {inside!r}], env={{}}, start_new_session=True)\n"
     code += "while not os.path.exists('pid'): time.sleep(0.01)"
     await run(tmp_path, code, network="services")
-    assert not any("open('pid'" in line for line in command_lines())
+    assert not any(inside in line for line in command_lines())
 
 
 def command_lines():
-    import psutil
-
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if alive(process.pid):

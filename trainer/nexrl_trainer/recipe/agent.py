@@ -1,5 +1,7 @@
 """The `agent` part of a recipe: what is run for each attempt, with what, and how long."""
 
+import contextlib
+import os
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -10,8 +12,10 @@ from msgspec import Meta, field
 
 from nexrl.errors import ConfigError
 from nexrl_trainer.recipe.part import Part, Positive, Seconds
+from nexrl_trainer.templates import fill
 
 FILE = "file:"
+OUTSIDE = "{}: give a path inside the agent's folder"
 PYTHON = re.compile(r"([^{}]*/)?python[\d.]*")
 """A Python by its name or its path."""
 
@@ -46,7 +50,8 @@ class Agent(Part, frozen=True, kw_only=True):
     keep_files: Literal["never", "failed", "always"] = "never"
     """Whether that folder stays, in the run directory's `workspaces/`: never, after a failed attempt, or always."""
     answer: Annotated[str, Meta(pattern=r"^(stdout|message|file:.+)$")] = "stdout"
-    """Where the answer stands: what the command prints, the model's last `message`, or `file:PATH`, where it runs."""
+    """Where the answer stands: what the command prints, the model's last `message`, or, with `files`, `file:PATH`: a
+    path in that folder, with the same `{name}`s."""
     limits: Limits = Limits()
     preload: list[str] = field(default_factory=list[str])
     """Modules that the command, `[python, SCRIPT, ...]` or `[python, -m, MODULE, ...]`, spends its start importing: its
@@ -59,7 +64,7 @@ class Agent(Part, frozen=True, kw_only=True):
     attempts: Positive = 2
     """Tries per rollout before it is recorded as failed."""
     quarantine: Positive | None = None
-    """A task is set aside for the rest of the run once all rollouts of so many of its groups in a row have failed."""
+    """A task is set aside for the rest of the run once the agents of so many of its groups in a row have all failed."""
 
     def __post_init__(self) -> None:
         if (self.command is None) == (self.callable is None):
@@ -75,6 +80,16 @@ class Agent(Part, frozen=True, kw_only=True):
             raise ValueError(f"agent.keep_files={self.keep_files}: there are no files of its own; set agent.files")
         if self.files is not None and self.cwd != ".":
             raise ValueError(f"agent.cwd={self.cwd}: with agent.files it runs in a fresh folder; leave one of them out")
+        self._check_paths()
+
+    def _check_paths(self) -> None:
+        answer = self.answer_file
+        if answer and self.files is None:
+            raise ValueError(f"agent.answer={self.answer}: agents would share that file; set agent.files: {{}}")
+        for path in (*(self.files or ()), *([answer] if answer else ())):
+            with contextlib.suppress(KeyError):  # a task's field is in it: known when it runs
+                if leads_out(fill(path, {})):
+                    raise ValueError(f"agent.{'answer' if path == answer else 'files'}: {OUTSIDE.format(path)}")
 
     def _check_preload(self) -> None:
         program, first = [*(self.command or []), "", ""][:2]
@@ -87,10 +102,15 @@ class Agent(Part, frozen=True, kw_only=True):
             raise ValueError(f"agent.preload: agent.env.{early[0]} is read before a fork begins; leave one of them out")
 
     @property
+    def answer_file(self) -> str | None:
+        """Path in the agent's folder, with `{name}`s; None where the answer stands elsewhere."""
+        return self.answer.removeprefix(FILE) if self.answer.startswith(FILE) else None
+
+    @property
     def templates(self) -> list[str]:
         """Every text with `{name}`s in it."""
         files = [text for pair in (self.files or {}).items() for text in pair]
-        return [*(self.command or []), self.stdin or "", *files]
+        return [*(self.command or []), self.stdin or "", self.answer_file or "", *files]
 
     def check(self, resolve: Callable[[str], Path]) -> None:
         """Raise ConfigError for files that are not there."""
@@ -101,3 +121,9 @@ class Agent(Part, frozen=True, kw_only=True):
                 raise ConfigError(f"agent.preload: this Python has no module {name!r}; install it, or leave it out")
         if not resolve(self.cwd).is_dir():
             raise ConfigError(f"agent.cwd={self.cwd}: no folder {resolve(self.cwd)}")
+
+
+def leads_out(path: str) -> bool:
+    """Whether a path, taken from a folder, is none of something in it. Example: `a/../../b` -> True."""
+    plain = Path(os.path.normpath(path))
+    return plain.is_absolute() or plain.parts[:1] in {(), (os.pardir,)}

@@ -1,8 +1,8 @@
 """Run the rollouts of a group: attempts, each from its key to its outcome.
 
-An attempt's life: registered, agent started with a key of its own, spans flushed, judged, outcome stored. A rollout
-that fails is tried again with a new attempt id, then recorded as failed with its reason; the run goes on. How an agent
-is run is the runner's part; which groups are run, and when, `feed.py`'s and `evaluation.py`'s.
+An attempt's life: registered, agent started with a key of its own, key ended and spans flushed, judged, outcome stored.
+A rollout that fails is tried again with a new attempt id, then recorded as failed with its reason; the run goes on. How
+an agent is run is the runner's part; which groups are run, and when, `feed.py`'s and `evaluation.py`'s.
 """
 
 import asyncio
@@ -69,23 +69,20 @@ class Attempts:
         """
         waiting = await self._judge.resume(group)
         left = [index for index in rollouts if index not in waiting]
-        finals: list[Outcome] = []
         try:
             async with asyncio.TaskGroup() as tasks:
-                for index in left:
-                    tasks.create_task(self._rollout(group, index, priority, began, finals))
+                running = [tasks.create_task(self._rollout(group, index, priority, began)) for index in left]
         except* NexrlError as errors:
             raise errors.exceptions[0] from None
-        self.quarantine.note(group, finals)
+        self.quarantine.note(group, [task.result() for task in running])
         return len(left)
 
     def forget(self, group: str) -> None:
         """Let go of what is kept of a group that is not run to its end."""
         self._judge.forget(group)
 
-    async def _rollout(
-        self, group: Group, index: int, priority: Priority, began: Callable[[], None], finals: list[Outcome]
-    ) -> None:
+    async def _rollout(self, group: Group, index: int, priority: Priority, began: Callable[[], None]) -> str | None:
+        """Run a rollout to its final outcome; return why its agent failed, if it did."""
         async with self.slots.turn(priority):
             began()
             tried, alone = 0, False
@@ -93,34 +90,43 @@ class Attempts:
                 name = new_attempt_id(f"{group.id}-r{index:02d}", group.mode)
                 attempt = Attempt(id=name, group=group.id, rollout=index)
                 await self._ingest.put_attempt(attempt)
+                last = tried + 1 == self._agent.attempts
                 try:
-                    outcome = await self._attempt(group, attempt, alone=alone, last=tried + 1 == self._agent.attempts)
+                    outcome, problem = await self._attempt(group, attempt, alone=alone, last=last)
                     tried += 1
                 except DisturbedError as error:
-                    outcome = Outcome(status="failed", reason=str(error), final=False)
+                    outcome, problem = Outcome(status="failed", reason=str(error), final=False), None
                     alone = error.suspect
                 for final in await self._judge.settle(group, attempt, outcome):
                     self._on_outcome(final)
-                    finals.append(final)
                 if outcome.final:
-                    return
+                    return problem
 
-    async def _attempt(self, group: Group, attempt: Attempt, *, alone: bool, last: bool) -> Outcome:
-        key = attempt_key(attempt.id, self._admin_key)
-        job = Job(attempt=attempt.id, key=key, task=group.task.fields, alone=alone)
-        try:
-            ended = await self._runner.run(job, self._agent.timeout_s)
-        except (OSError, ValueError) as error:
-            return Outcome(status="failed", reason=f"agent: it cannot be started: {error}", calls=0, final=last)
+    async def _attempt(self, group: Group, attempt: Attempt, *, alone: bool, last: bool) -> tuple[Outcome, str | None]:
+        """Return what became of an attempt, and why its agent failed, if it did."""
+        ended = await self._ended(group, attempt, alone=alone)
         calls = await self._proxy.flush(attempt.id)
         if calls is None:
-            return Outcome(status="failed", reason="capture: its spans did not reach ingest in time", final=last)
+            reason = "capture: its spans did not reach ingest in time"
+            return Outcome(status="failed", reason=reason, final=last), None
         if problem := failure_of(ended, calls, self._agent.timeout_s):
-            return Outcome(status="failed", reason=problem, calls=calls, final=last)
+            return Outcome(status="failed", reason=problem, calls=calls, final=last), problem
         if ended.answer is None:
             session = await self._ingest.session(attempt.id)
             ended = structs.replace(ended, answer=last_message(session))
-        return await self._judge.judge(group, attempt, ended, calls)
+        return await self._judge.judge(group, attempt, ended, calls), None
+
+    async def _ended(self, group: Group, attempt: Attempt, *, alone: bool) -> Ended:
+        """Run the agent; return how it ended, also where it cannot be started."""
+        key = attempt_key(attempt.id, self._admin_key)
+        job = Job(attempt=attempt.id, key=key, task=group.task.fields, alone=alone)
+        try:
+            return await self._runner.run(job, self._agent.timeout_s)
+        except (OSError, ValueError) as error:
+            return Ended(problem=f"it cannot be started: {error}", answer="", duration_s=0.0)
+        except DisturbedError:
+            await self._proxy.flush(attempt.id)
+            raise
 
 
 def failure_of(ended: Ended, calls: int, timeout_s: float) -> str | None:

@@ -23,7 +23,7 @@ def last_message(session: dict[str, Any]) -> str:
     content = said[-1].get("content") if said else None
     if isinstance(content, list):
         parts = cast("list[Any]", content)
-        return "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+        content = "".join(part.get("text") or "" for part in parts if isinstance(part, dict))
     return str(content or "").strip()
 
 

@@ -1,4 +1,4 @@
-"""Tasks whose rollouts always fail are set aside: they would cost every epoch the same time, and teach nothing.
+"""Tasks at which agents always fail are set aside: they would cost every epoch the same time, and teach nothing.
 
 What is counted lies in the run directory, so a run that goes on leaves out what it left out before.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from nexrl.errors import RunError
-from nexrl.records import Group, Outcome
+from nexrl.records import Group
 from nexrl_trainer.files import write_whole
 
 HOPELESS = 10_000
@@ -17,7 +17,7 @@ HOPELESS = 10_000
 
 
 class Quarantine:
-    """Counts, by task, groups in a row whose rollouts all failed; `after` so many a task is set aside, None never is.
+    """Counts, by task, groups in a row whose agents all failed; `after` so many a task is set aside, None never is.
 
     `say` tells people of each that is set aside.
     """
@@ -35,16 +35,21 @@ class Quarantine:
         """How many tasks are set aside."""
         return sum(self._is_over(failed) for failed in self._failed.values())
 
-    def note(self, group: Group, finals: Sequence[Outcome]) -> None:
-        """Count how the rollouts of a training group ended, where all of them are known."""
-        if self._after is None or group.mode != "train" or len(finals) < group.size:
+    def note(self, group: Group, problems: Sequence[str | None]) -> None:
+        """Count a training group by why the agents of its rollouts failed; None for one that did not.
+
+        Where fewer are known, since others ran in an earlier start, they can only show that the task is no such one.
+        """
+        if self._after is None or group.mode != "train":
             return
-        before = self._failed.pop(group.task.id, 0)
-        if all(outcome.status == "failed" for outcome in finals):
+        before = self._failed.get(group.task.id, 0)
+        if None in problems and before:
+            del self._failed[group.task.id]
+        elif None not in problems and len(problems) == group.size:
             self._failed[group.task.id] = before + 1
             if before + 1 == self._after:
-                self._say(f"task {group.task.id} is set aside, {self._after} groups failed: {finals[-1].reason}")
-        elif not before:
+                self._say(f"task {group.task.id} is set aside, {self._after} groups failed: {problems[-1]}")
+        else:
             return
         write_whole(self._file, msgspec.json.encode(self._failed))
 
@@ -56,7 +61,7 @@ class Quarantine:
         self._passed_over += 1
         if self._passed_over >= HOPELESS:
             raise RunError(
-                f"agent.quarantine={self._after}: {self.count} tasks are set aside, as their rollouts always failed, "
+                f"agent.quarantine={self._after}: {self.count} tasks are set aside, as agents always failed at them, "
                 f"and no others are left; mend the agent, remove {self._file}, and run it again"
             )
         return True

@@ -95,7 +95,7 @@ class _Worker:
         self._survivors = survivors
         self._numbers = count()
         self._calls: dict[int, asyncio.Future[Finished]] = {}
-        self._abandoned: set[asyncio.Task[None]] = set()
+        self._given_up: set[asyncio.Task[None]] = set()
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
@@ -137,11 +137,12 @@ class _Worker:
             async with asyncio.timeout(timeout_s):
                 finished = await asyncio.shield(call)
         except TimeoutError:
-            await self._stop(number, call, CANCEL_S)
+            await asyncio.shield(self._give_up(number, call, CANCEL_S))
             return Ended(timed_out=True, answer="", duration_s=time.monotonic() - began)
         except asyncio.CancelledError:
+            # One that cannot be stopped may use up its time.
             left_s = timeout_s - (time.monotonic() - began)
-            self._abandon(number, call, left_s)
+            self._give_up(number, call, max(left_s, CANCEL_S))
             raise
         except _CrashedError as error:
             if not job.alone and error.calls > 1:
@@ -152,12 +153,18 @@ class _Worker:
     async def kill(self, reason: str) -> None:
         """End the process; whoever has a call in it hears that it was for another's sake."""
         self.ended = True
-        for call in self._calls.values():
-            if not call.done():
-                call.set_exception(DisturbedError(f"agent: its process was killed: {reason}"))
+        disturbed, self._calls = self._calls, {}
+        for call in disturbed.values():
+            call.set_exception(DisturbedError(f"agent: its process was killed: {reason}"))
         await self._process.kill()
-        await self._survivors.kill(self._name)
-        await self._listening
+        await asyncio.shield(self._listening)
+
+    def _give_up(self, number: int, call: "asyncio.Future[Finished]", grace_s: float) -> "asyncio.Task[None]":
+        """Return the ending of a call that nobody wants any more; it goes on whoever waits for it."""
+        task = asyncio.create_task(self._stop(number, call, grace_s))
+        self._given_up.add(task)
+        task.add_done_callback(self._given_up.discard)
+        return task
 
     async def _stop(self, number: int, call: "asyncio.Future[Finished]", grace_s: float) -> None:
         self._process.send(encode(Cancel(number=number)))
@@ -166,12 +173,6 @@ class _Worker:
         self._calls.pop(number, None)
         if not call.done():
             await self.kill("another call in it did not end when its time was up")
-
-    def _abandon(self, number: int, call: "asyncio.Future[Finished]", left_s: float) -> None:
-        """Cancel a call that nobody wants any more; one that cannot be stopped may use up its time."""
-        task = asyncio.create_task(self._stop(number, call, max(left_s, CANCEL_S)))
-        self._abandoned.add(task)
-        task.add_done_callback(self._abandoned.discard)
 
     async def _listen(self) -> None:
         try:
@@ -182,14 +183,12 @@ class _Worker:
         except (asyncio.IncompleteReadError, OSError):
             pass
         self.ended = True
-        left = [call for call in self._calls.values() if not call.done()]
-        self._calls.clear()
-        if left:
-            how = await self._process.how_it_ended()
-            for call in left:
-                call.set_exception(_CrashedError(f"its process {how}", len(left)))
-            await self._process.kill()
-            await self._survivors.kill(self._name)
+        crashed, self._calls = self._calls, {}
+        how = await self._process.how_it_ended() if crashed else ""
+        for call in crashed.values():
+            call.set_exception(_CrashedError(f"its process {how}", len(crashed)))
+        await self._process.kill()
+        await self._survivors.kill(self._name)
 
 
 class _CrashedError(Exception):

@@ -1,8 +1,11 @@
-"""The command runner: any program in any language, a fresh process for each attempt, in a folder of its own if asked.
+"""The command runner: any program in any language, a process for each attempt, in a folder of its own if asked.
 
-When it ends, or its time is up, everything it started is killed: its process group, and what has left that.
+When it ends, or its time is up, everything it started is killed: its process group, and what has left that. With
+`preload` the process is a fork, and what that forks into a session of its own, starting no program, lives until the run
+ends.
 """
 
+import asyncio
 import json
 import shutil
 import sys
@@ -14,7 +17,7 @@ from typing import Any, Self, TypedDict
 from msgspec import structs
 
 from nexrl import confine
-from nexrl_trainer.recipe.agent import FILE, Agent, Limits
+from nexrl_trainer.recipe.agent import Agent, Limits
 from nexrl_trainer.rollouts.runners.environment import ATTEMPT_VARIABLE, agent_environment, fill
 from nexrl_trainer.rollouts.runners.fork_server import ForkServer
 from nexrl_trainer.rollouts.runners.forked import run_forked
@@ -22,7 +25,7 @@ from nexrl_trainer.rollouts.runners.process import Exit, run_process
 from nexrl_trainer.rollouts.runners.runner import Ended, Job, Services
 from nexrl_trainer.rollouts.runners.seclusion import check_seclusion, secluded
 from nexrl_trainer.rollouts.runners.survivors import Survivors
-from nexrl_trainer.rollouts.runners.workspace import Workspace, read_answer
+from nexrl_trainer.rollouts.runners.workspace import Workspace, inside, read_answer
 
 MIB = 1 << 20
 
@@ -59,7 +62,7 @@ class CommandRunner:
             await check_seclusion()
         if self._agent.keep_files == "never":
             # Of an earlier start that was killed.
-            shutil.rmtree(self._workspaces, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, self._workspaces, ignore_errors=True)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -73,13 +76,14 @@ class CommandRunner:
         folder = workspace.folder if workspace else self._recipe_folder / self._agent.cwd
         failed = True
         try:
+            answer_file = self._answer_file(folder, fields)
             exit_ = await self._run(job, fields, folder, timeout_s)
-            answer = self._answer(exit_, folder, fields)
             failed = exit_.timed_out or bool(exit_.exit_code)
-            return Ended(**structs.asdict(exit_), answer=answer)
+            return Ended(**structs.asdict(exit_), answer=self._answer(exit_, answer_file))
         finally:
             if workspace:
-                workspace.end(self._agent.keep_files, failed=failed)
+                # Not in the event loop: agents may leave thousands of files.
+                await asyncio.to_thread(workspace.end, self._agent.keep_files, failed=failed)
 
     async def _run(self, job: Job, fields: Mapping[str, Any], folder: Path, timeout_s: float) -> Exit:
         environment = agent_environment(self._services, job.key, self._agent.env)
@@ -115,12 +119,14 @@ class CommandRunner:
         files = {fill(name, fields): fill(text, fields) for name, text in self._agent.files.items()}
         return Workspace.made(self._workspaces / job.attempt, files)
 
-    def _answer(self, exit_: Exit, folder: Path, fields: Mapping[str, Any]) -> str | None:
-        if self._agent.answer == "stdout":
-            return exit_.stdout.strip()
-        if self._agent.answer.startswith(FILE):
-            return (read_answer(folder / fill(self._agent.answer.removeprefix(FILE), fields)) or "").strip()
-        return None
+    def _answer_file(self, folder: Path, fields: Mapping[str, Any]) -> Path | None:
+        file = self._agent.answer_file
+        return inside(folder, fill(file, fields)) if file else None
+
+    def _answer(self, exit_: Exit, file: Path | None) -> str | None:
+        if file:
+            return read_answer(file).strip()
+        return exit_.stdout.strip() if self._agent.answer == "stdout" else None
 
 
 def interpreter(program: str) -> str:

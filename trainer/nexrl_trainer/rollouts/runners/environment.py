@@ -39,11 +39,11 @@ def agent_environment(services: Services, key: str, extra: Mapping[str, str]) ->
 
 
 def shared_environment(services: Services, key: str, extra: Mapping[str, str]) -> dict[str, str]:
-    """Return ours, less every NEXRL_* variable, plus where to call and report; the admin key never gets here.
+    """Return what agents inherit of ours, plus where to call and report; the admin key never gets here.
 
     Both names of the base URL are set, since frameworks differ in which they read.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("NEXRL_") and name != BAGGAGE}
+    inherited = inherited_environment()
     base, model = f"{services.proxy}/v1", services.model
     ours = {"OPENAI_BASE_URL": base, "OPENAI_API_BASE": base, "OPENAI_API_KEY": key, "OPENAI_MODEL": model}
     ours |= {"ANTHROPIC_BASE_URL": services.proxy, "ANTHROPIC_API_KEY": key, "ANTHROPIC_MODEL": model}
@@ -51,4 +51,10 @@ def shared_environment(services: Services, key: str, extra: Mapping[str, str]) -
     hosts = dict.fromkeys([urlsplit(services.proxy).hostname, urlsplit(services.ingest).hostname, "localhost"])
     direct = ",".join(filter(None, [inherited.get("NO_PROXY"), *hosts]))
     ours |= {"NO_PROXY": direct, "no_proxy": direct, INGEST_VARIABLE: services.ingest}
-    return {**inherited, "OMP_NUM_THREADS": "1", **ours, **extra}
+    return {**inherited, **ours, **extra}
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return ours, less every NEXRL_* variable and whose session it is in, for one core."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("NEXRL_") and name != BAGGAGE}
+    return {**kept, "OMP_NUM_THREADS": "1"}

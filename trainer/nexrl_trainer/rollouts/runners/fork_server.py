@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from nexrl.errors import RunError
-from nexrl.keys import ADMIN_KEY_VARIABLE
+from nexrl_trainer.rollouts.runners.environment import inherited_environment
 
 SCRIPT = Path(__file__).with_name("forking.py")
 HEAD = 4
@@ -58,11 +58,10 @@ class ForkServer:
     ) -> Self:
         """Return a server that has imported the modules, with this Python, found from the folder.
 
-        `extra` is what the environment has beside ours: some modules read theirs when they are imported.
+        `extra` is what the environment has beside what agents inherit: some modules read theirs when they are imported.
 
         Raises RunError with what it said where it could not.
         """
-        inherited = {name: value for name, value in os.environ.items() if name != ADMIN_KEY_VARIABLE}
         requests, theirs = socket.socketpair()
         read_end, write_end = os.pipe()
         with tempfile.TemporaryFile() as said:
@@ -74,8 +73,8 @@ class ForkServer:
                     stderr=said,
                     pass_fds=[theirs.fileno(), write_end],
                     cwd=folder,
-                    # The threads of a numeric library would not survive a fork.
-                    env={**inherited, "OMP_NUM_THREADS": "1", **(extra or {})},
+                    # For one core: the threads of a numeric library would not survive a fork.
+                    env={**inherited_environment(), **(extra or {})},
                     start_new_session=True,
                 )
             except OSError as error:

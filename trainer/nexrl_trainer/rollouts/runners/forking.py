@@ -53,7 +53,7 @@ def refuse_threads(name: str) -> None:
 
 def serve(requests: socket.socket, replies: BinaryIO) -> dict[str, Any] | None:
     """Fork for each request and tell of each end; returns in a child what it is to be, and None when all is over."""
-    children: set[int] = set()
+    server, children = os.getpid(), set[int]()
     woken, waker = socket.socketpair()
     with woken, waker, selectors.DefaultSelector() as selector:
         waker.setblocking(False)
@@ -77,7 +77,7 @@ def serve(requests: socket.socket, replies: BinaryIO) -> dict[str, Any] | None:
                     tell(replies, {"error": str(error)})
                 else:
                     if not pid:
-                        take_place(request, streams)
+                        take_place(request, streams, server)
                         return request
                     children.add(pid)
                     tell(replies, {"pid": pid})
@@ -92,7 +92,10 @@ def received(requests: socket.socket) -> tuple[dict[str, Any] | None, list[int]]
         return None, []
     size, body = int.from_bytes(head + requests.recv(HEAD - len(head), socket.MSG_WAITALL), "big"), bytearray()
     while len(body) < size:
-        body += requests.recv(size - len(body))
+        piece = requests.recv(size - len(body))
+        if not piece:  # the owner was killed while it asked
+            return None, []
+        body += piece
     return json.loads(body), files
 
 
@@ -136,11 +139,13 @@ def tell(replies: BinaryIO, message: dict[str, Any]) -> None:
         replies.write(json.dumps(message).encode() + b"\n")
 
 
-def take_place(request: dict[str, Any], streams: list[int]) -> None:
-    """Give this child its signals, its session, its streams, its environment and its folder."""
+def take_place(request: dict[str, Any], streams: list[int], server: int) -> None:
+    """Give this child its signals, its session, its streams, its environment and its folder; end it with the server."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     control(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server:  # it was gone before that
+        os._exit(1)
     os.setsid()
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)

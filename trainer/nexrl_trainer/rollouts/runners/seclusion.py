@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -73,12 +74,25 @@ async def _serve(ours: socket.socket, ports: Sequence[int]) -> None:
     """Take the listening sockets over, and carry what comes in at each to the service of its port."""
     await _readable(ours)
     _, descriptors, *_ = socket.recv_fds(ours, 16, len(ports))
-    async with contextlib.AsyncExitStack() as stack:
+    servers: list[asyncio.Server] = []
+    carrying: set[asyncio.Task[None]] = set()
+
+    def carry(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(_carry(port, reader, writer))
+        carrying.add(task)
+        task.add_done_callback(carrying.discard)
+
+    try:
         for port, descriptor in zip(ports, descriptors, strict=True):
             listening = socket.socket(fileno=descriptor)
-            server = await asyncio.start_server(lambda *streams, port=port: _carry(port, *streams), sock=listening)
-            await stack.enter_async_context(server)
+            servers.append(await asyncio.start_server(partial(carry, port), sock=listening))
         await asyncio.Event().wait()
+    finally:
+        for server in servers:
+            server.close()
+        for task in carrying:
+            task.cancel()
+        await asyncio.gather(*carrying, return_exceptions=True)
 
 
 async def _readable(connection: socket.socket) -> None:
@@ -96,14 +110,13 @@ async def _carry(port: int, reader: asyncio.StreamReader, writer: asyncio.Stream
     except OSError:
         writer.close()
         return
-    await asyncio.gather(_pour(reader, forth), _pour(back, writer))
+    # What breaks in one direction ends both. The end of one does not: a client that has said all it will is answered.
+    with contextlib.closing(forth), contextlib.closing(writer), contextlib.suppress(OSError):
+        await asyncio.gather(_pour(reader, forth), _pour(back, writer))
 
 
 async def _pour(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    try:
-        with contextlib.suppress(OSError):
-            while chunk := await source.read(CHUNK):
-                target.write(chunk)
-                await target.drain()
-    finally:
-        target.close()
+    while chunk := await source.read(CHUNK):
+        target.write(chunk)
+        await target.drain()
+    target.write_eof()

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from nexrl_trainer.recipe.agent import OUTSIDE, leads_out
+
 Keep = Literal["never", "failed", "always"]
 READ_BYTES = 1 << 20
 
@@ -18,12 +20,19 @@ class Workspace:
 
     @classmethod
     def made(cls, folder: Path, files: Mapping[str, str]) -> "Workspace":
-        """Make the folder and write the files, by their paths in it; raises ValueError for a path that leaves it."""
+        """Make the folder and write the files, by their paths in it, as UTF-8.
+
+        Raises ValueError for a path that leaves it, OSError where one cannot be written; there is no folder then.
+        """
         folder.mkdir(parents=True)
-        for name, text in files.items():
-            path = inside(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+        try:
+            for name, text in files.items():
+                path = inside(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+        except (OSError, ValueError):
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return cls(folder)
 
     def end(self, keep: Keep, *, failed: bool) -> None:
@@ -34,16 +43,15 @@ class Workspace:
 
 def inside(folder: Path, name: str) -> Path:
     """Return the path of a file in a folder; raises ValueError where it leads out of it."""
-    path = Path(os.path.normpath(folder / name))
-    if not path.is_relative_to(folder) or path == folder:
-        raise ValueError(f"{name}: give a path inside the agent's folder")
-    return path
+    if leads_out(name):
+        raise ValueError(OUTSIDE.format(name))
+    return folder / os.path.normpath(name)
 
 
-def read_answer(path: Path) -> str | None:
-    """Return what an agent wrote to a file, up to a megabyte; None where it did not."""
+def read_answer(path: Path) -> str:
+    """Return what an agent wrote to a file, up to a megabyte; empty where it did not."""
     # A pipe or a device would never end.
     if not path.is_file():
-        return None
+        return ""
     with path.open("rb") as file:
         return file.read(READ_BYTES).decode(errors="replace")
