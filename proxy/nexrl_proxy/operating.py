@@ -25,7 +25,10 @@ FLUSH_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 600.0
 LONGEST_TIMEOUT_S = 3600.0
 ZEROS = dict.fromkeys(
-    ("calls", "completion_tokens", "unattributed", "inexact", "failed", "retried", "spooled", "delivered", "rejected"),
+    (
+        *("calls", "completion_tokens", "unattributed", "inexact", "failed", "retried", "resumed"),
+        *("spooled", "delivered", "rejected"),
+    ),
     0,
 )
 GAUGES = ("sessions", "running", "pending", "waiting", "held", "healthy_engines")

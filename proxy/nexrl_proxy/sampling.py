@@ -13,9 +13,9 @@ from msgspec import Struct
 from nexrl_proxy.conversation import Sessions
 from nexrl_proxy.dialects import Choice, Usage
 from nexrl_proxy.draw import Draw, Listener, Running, draws_of
-from nexrl_proxy.engines import Completion, EngineLost
+from nexrl_proxy.engines import Completion, EngineLost, Work
 from nexrl_proxy.engines.pool import Pool
-from nexrl_proxy.errors import unavailable
+from nexrl_proxy.errors import ApiError, unavailable
 from nexrl_proxy.hearing import Hearing, tell, texts_of
 from nexrl_proxy.ids import new_id
 from nexrl_proxy.parsers import Parser
@@ -26,9 +26,12 @@ from nexrl_proxy.reading import Reader, reasoning_tokens
 from nexrl_proxy.recorder import Recorder
 from nexrl_proxy.recording import Recording
 from nexrl_proxy.render import Renderer
+from nexrl_proxy.resuming import complete, joined, rest_of, resumable, was_cut
 
 TRIES = 4
 """With the pauses between them, an engine that is back within three seconds is not missed."""
+MOST_CUTS = 64
+"""More often an engine is not cut by updates or deaths of its neighbours: something is wrong with the request."""
 LEFT = "the client left before the engine was asked"
 
 
@@ -131,25 +134,35 @@ class Sampler:
         return Reader(vocabulary, parser, ask.stops, call_prefix=draw.plan.call_prefix)
 
     async def _sampled(self, draw: Draw, reader: Reader) -> Completion:
-        """Sample one choice, telling it as it grows; try again only while nothing was produced."""
-        lost = LEFT
-        for attempt in range(TRIES):
-            if attempt:
+        """Sample one choice, telling it as it grows; what is cut short goes on, until some tries brought nothing."""
+        completion, lost = Completion(), LEFT
+        in_vain = cuts = 0
+        while in_vain < TRIES and cuts < MOST_CUTS and not draw.running.aborted:
+            if in_vain:
                 self.counters["retried"] += 1
-                await _backoff(attempt)
-            if draw.running.aborted:
+                await _backoff(in_vain)
+            work = draw.work(f"nexrl-{new_id()}")
+            try:
+                found = await self._tried(draw, reader, rest_of(work, completion))
+            except ApiError as error:
+                if not completion.ids:
+                    raise
+                completion.lost = str(error)  # what was sampled is recorded all the same
                 break
-            completion = await self._tried(draw, reader)
-            produced = bool(completion.ids or completion.spoken)
-            if produced or (completion.finish != "abort" and not completion.lost):
+            in_vain = 0 if found.ids else in_vain + 1
+            completion = joined(completion, found)
+            if found.spoken or not was_cut(completion) or complete(completion, work) or draw.running.aborted:
                 return completion
-            if draw.running.aborted:
+            if completion.ids and not resumable(completion, work):
                 return completion
+            cuts += bool(found.ids)
+            self.counters["resumed"] += bool(found.ids)
             lost = completion.lost or f"the engine aborted the request: {completion.message or 'no reason given'}"
+        if completion.ids:
+            return completion
         raise unavailable(lost)
 
-    async def _tried(self, draw: Draw, reader: Reader) -> Completion:
-        work = draw.work(f"nexrl-{new_id()}")
+    async def _tried(self, draw: Draw, reader: Reader, work: Work) -> Completion:
         hearing = Hearing(draw, reader, self._vocabulary)
         try:
             async with self.pool.seat(draw.plan.caller.session) as engine:

@@ -66,6 +66,13 @@ class World:
         replies = [self.ids(text, eos=eos) for text in texts]
         self.engine.script = lambda _: Line(ids=replies.pop(0) if len(replies) > 1 else replies[0], **line)
 
+    def breaks_off(self, text: str, *, before: int) -> list[int]:
+        """Make the engine break off before a token of a text, and refuse to go on; returns the text's tokens."""
+        ids = self.ids(text)
+        lines = iter([Line(ids=ids, break_before=before)])
+        self.engine.script = lambda _: next(lines, Line(ids=[], status=400, message="it is gone"))
+        return ids
+
     def ids(self, text: str, *, eos: bool = True) -> list[int]:
         return [*self.renderer.encode(text), *(sorted(self.renderer.eos) if eos else [])]
 

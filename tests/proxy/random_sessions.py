@@ -186,22 +186,24 @@ class RandomSession:
         """Have prompts of text, and of ids, that extend each other."""
         text, ids = self.text() + "x", [int(token) for token in self.world.renderer.encode("hello")]
         for _ in range(self.draw.randrange(1, 4)):
-            said, asked = await self.complete(text)
+            said, prompt, sampled, finish = await self.complete(text)
             if "\ufffd" not in text:
-                assert self.world.renderer.spelled(asked["input_ids"]).decode() == text
-            finish = self.world.engine.answers[asked["rid"]].finish["type"]
-            sampled = self.world.engine.answers[asked["rid"]].ids
+                assert self.world.renderer.spelled(prompt).decode() == text
             text += said + (self.world.renderer.literal(sampled[-1]) if finish == "stop" else "") + self.text()
-            _, asked = await self.complete(ids)
-            assert asked["input_ids"] == ids
-            ids += self.world.engine.answers[asked["rid"]].ids + self.draw.choices(self.speaker.ordinary, k=2)
+            _, prompt, sampled, _ = await self.complete(ids)
+            assert prompt == ids
+            ids += sampled + self.draw.choices(self.speaker.ordinary, k=2)
 
-    async def complete(self, prompt: str | list[int]) -> tuple[str, dict[str, Any]]:
-        """Return the text of a raw completion, and what the engine was asked."""
+    async def complete(self, prompt: str | list[int]) -> tuple[str, list[int], list[int], str]:
+        """Return the text of a raw completion, and its prompt, its tokens and its end as the engine had them."""
         body = {"prompt": prompt, "model": "m", "max_tokens": 64}
+        before = len(self.world.engine.requests)
         status, reply = await self.world.post(body, path="/v1/completions", attempt=self.attempt)
         assert status == 200, reply
-        return reply["choices"][0]["text"], self.world.engine.requests[-1]
+        asked = self.world.engine.requests[before:]
+        lines = [self.world.engine.answers[one["rid"]] for one in asked]
+        sampled = [token for line in lines for token in line.ids]
+        return reply["choices"][0]["text"], asked[0]["input_ids"], sampled, lines[-1].finish["type"]
 
 
 def echoed(said: Said, how: str) -> Said:

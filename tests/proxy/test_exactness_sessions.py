@@ -58,13 +58,22 @@ def the_record_is_what_the_engine_saw(world: World, calls: list[Call]) -> None:
 
 
 def engine_saw(world: World) -> list[tuple[list[int], Any, Any, Any, float]]:
-    seen = []
+    """What was sampled for each request of a client: what an engine broke off went on in a later request to it."""
+    seen: list[tuple[list[int], list[int], list[float], list[int], float]] = []
+    rest: dict[tuple[int, ...], int] = {}
+    """By the prompt behind which it goes on, where in `seen` the beginning stands."""
     for asked in world.engine.requests:
         line, count = world.engine.answers[asked["rid"]], world.engine.sent[asked["rid"]]
-        versions = [int(line.version)] * count
-        tokens = sampled(line.ids[:count], line.logprobs[:count], versions)
-        seen.append((asked["input_ids"], *tokens, asked["sampling_params"]["temperature"]))
-    return seen
+        tokens = [line.ids[:count], line.logprobs[:count], [int(line.version)] * count]
+        place = rest.pop(tuple(asked["input_ids"]), len(seen))
+        if place == len(seen):
+            seen.append((asked["input_ids"], [], [], [], asked["sampling_params"]["temperature"]))
+        for whole, new in zip(seen[place][1:4], tokens, strict=True):
+            whole.extend(new)
+        left = world.engine.aborted[asked["rid"]].is_set()
+        if line.finish["type"] == "abort" and not left:
+            rest[(*asked["input_ids"], *tokens[0])] = place
+    return [(ids, *sampled(*tokens), temperature) for ids, *tokens, temperature in seen]
 
 
 def sampled(ids: Any, logprobs: Any, versions: Any) -> tuple[tuple[int, ...], tuple[float, ...], tuple[int, ...]]:

@@ -62,6 +62,29 @@ async def test_an_engine_killed_mid_stream_ends_it_with_an_error_and_what_it_sam
     assert {call.finish_reason for [call] in calls} == {"abort"}
 
 
+async def test_an_engine_that_comes_back_goes_on_with_the_streams_it_had_begun(deployment):
+    deployment.says(hang_at=3)
+    mark, attempts = deployment.mark(), {name: new_attempt() for name in DIALECTS}
+    listeners = {name: Listener(letters=3) for name in DIALECTS}
+
+    async def whole(name: str, dialect: Dialect) -> None:
+        async with dialect.stream(deployment.proxy.url, key_of(attempts[name])) as pieces:
+            await listeners[name].listen(pieces)
+
+    streams = [asyncio.create_task(whole(*named)) for named in DIALECTS.items()]
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(listener.begun.wait() for listener in listeners.values()))
+        deployment.engine.kill()
+        deployment.says()
+        await asyncio.to_thread(deployment.engine.start)
+        await asyncio.gather(*streams)
+    calls = [call for attempt in attempts.values() for call in await deployment.kept(attempt)]
+    assert [deployment.text(list(call.completion)) for call in calls] == [one.text for one in listeners.values()]
+    assert {(call.exact, call.finish_reason) for call in calls} == {(True, "stop")}
+    begun, rest = zip(*((list(call.completion[:3]), list(call.completion[3:])) for call in calls), strict=True)
+    assert sorted([*begun, *rest]) == deployment.sampled(mark)
+
+
 @pytest.mark.slow
 async def test_an_engine_that_comes_back_is_asked_again_for_what_it_had_not_begun(deployment):
     deployment.says(hang_at=0)

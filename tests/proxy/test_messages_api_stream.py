@@ -223,8 +223,7 @@ async def test_the_official_client_assembles_a_tool_use_and_goes_on(world):
 
 
 async def test_an_engine_that_breaks_off_ends_the_stream_with_an_error_and_keeps_its_tokens(world):
-    ids = world.ids("hello world it is sunny")
-    world.engine.script = lambda _: Line(ids=ids, break_before=4)
+    ids = world.breaks_off("hello world it is sunny", before=4)
     async with AsyncAnthropic(base_url=world.url, api_key=world.key(), max_retries=0) as anthropic:
         with pytest.raises(APIStatusError, match="4 tokens were sampled") as raised:
             async with anthropic.messages.stream(**BODY) as stream:

@@ -148,8 +148,7 @@ async def test_a_refusal_keeps_its_status_although_a_stream_was_asked_for(world,
 
 
 async def test_an_engine_that_breaks_off_ends_the_stream_with_an_error_and_keeps_its_tokens(world, client):
-    ids = world.ids("hello world it is sunny")
-    world.engine.script = lambda _: Line(ids=ids, break_before=4)
+    ids = world.breaks_off("hello world it is sunny", before=4)
     stream = await client.responses.create(model="m", input="hello", stream=True)
     with pytest.raises(APIError, match="4 tokens were sampled"):
         [event async for event in stream]

@@ -118,8 +118,7 @@ async def test_a_client_that_leaves_a_plain_request_stops_the_engine_and_loses_n
 
 
 async def test_an_engine_that_breaks_off_ends_the_stream_with_an_error_and_keeps_its_tokens(world):
-    ids = world.ids("hello world it is sunny")
-    world.engine.script = lambda _: Line(ids=ids, break_before=4)
+    ids = world.breaks_off("hello world it is sunny", before=4)
     async with AsyncOpenAI(base_url=f"{world.url}/v1", api_key=world.key(), max_retries=0) as client:
         stream = await client.chat.completions.create(model="m", messages=HELLO, stream=True)
         with pytest.raises(APIError, match="4 tokens were sampled"):
