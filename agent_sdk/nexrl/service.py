@@ -11,7 +11,7 @@ import gc
 import resource
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from importlib.util import find_spec
 
 YOUNG, MIDDLE, OLD = 10_000, 10, 100
@@ -31,21 +31,49 @@ def run_loop(main: Coroutine[None, None, None]) -> None:
         runner.run(main)
 
 
-async def serve_until_stopped(host: str, port: int, *, exit_with_parent: bool = False) -> bool:
-    """Announce the address, and return once the process is asked to stop: whether by a signal, not the parent's end."""
-    stopped, signalled = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
+class Stopping:
+    """What a process that serves is asked: to stop, and perhaps to make haste with it."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        """By a signal, or by the parent's end."""
+        self.hurried = asyncio.Event()
+        """By a second signal, or by the parent's end: nobody waits for what still runs."""
+
+    def signalled(self) -> None:
+        """Take note of a signal."""
+        if self.asked.is_set():
+            self.hurried.set()
+        self.asked.set()
+
+    def orphaned(self) -> None:
+        """Take note of the parent's end."""
+        self.asked.set()
+        self.hurried.set()
+
+
+@contextlib.asynccontextmanager
+async def stopping(*, exit_with_parent: bool = False) -> AsyncGenerator[Stopping]:
+    """Watch for signals, and for the parent's end, for as long as this is open; then signals are ignored."""
+    told, loop = Stopping(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: (signalled.set(), stopped.set()))
-    # Only now: whoever reads this line may ask us to stop at once.
-    announce(host, port)
-    watcher = asyncio.create_task(_end_of_input(stopped)) if exit_with_parent else None
-    await stopped.wait()
-    if watcher:
-        watcher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watcher
-    return signalled.is_set()
+        loop.add_signal_handler(number, told.signalled)
+    watcher = loop.create_task(_end_of_input(told)) if exit_with_parent else None
+    try:
+        yield told
+    finally:
+        if watcher:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+
+
+async def serve_until_stopped(host: str, port: int, *, exit_with_parent: bool = False) -> None:
+    """Announce the address, and return once the process is asked to stop."""
+    async with stopping(exit_with_parent=exit_with_parent) as told:
+        # Only now: whoever reads this line may ask us to stop at once.
+        announce(host, port)
+        await told.asked.wait()
 
 
 def announce(host: str, port: int) -> None:
@@ -78,13 +106,13 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-async def _end_of_input(stopped: asyncio.Event) -> None:
+async def _end_of_input(told: Stopping) -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     try:
         while await reader.read(1024):
             pass
-        stopped.set()
+        told.orphaned()
     finally:
         transport.close()

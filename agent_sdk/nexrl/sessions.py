@@ -94,10 +94,10 @@ def session(
 ) -> Scope:
     """Attribute the model calls made inside to one session: `with nexrl.session("ticket-17", group="refunds"):`.
 
-    Without a name it is new and unguessable, within another session too; but a process that belongs to a session (an
-    agent that a trainer started, say) has only that one. `key` is its attempt key, for rewards from inside and for
-    subprocesses. Raises AccessError for a name that cannot be one, or is not the process's own; ConfigError for a group
-    or agent that cannot stand in a header.
+    Without a name it is the one that `key` names, else new and unguessable, within another session too; but a process
+    that belongs to a session (an agent that a trainer started, say) has only that one. `key` is its attempt key, for
+    rewards from inside and for subprocesses. Raises AccessError for a name that cannot be one, or is not the process's
+    own, and for a key that is not the session's; ConfigError for a group or agent that cannot stand in a header.
     """
     own = process_session()
     if own.id and named and named != own.id:
@@ -105,7 +105,11 @@ def session(
             f"session {named!r}: all calls of this process belong to {own.id!r}, as its API key, base URL or "
             "baggage says; leave the name out"
         )
-    name = own.id or check_attempt_id(named or new_attempt_id("session"))
+    owner = attempt_named_by(key) if key else None
+    name = own.id or check_attempt_id(named or owner or new_attempt_id("session"))
+    if key and owner != name:
+        whose = f"is that of {owner!r}" if owner else "is no attempt key"
+        raise AccessError(f"session {name!r}: the key given {whose}; give what `nexrl key {name}` prints, or none")
     group, agent = _named("group", group) or own.group, _named("agent", agent) or own.agent
     return Scope(Session(id=name, group=group, agent=agent, key=key))
 

@@ -83,6 +83,8 @@ def completions(dialect: Dialect) -> Handler:
 async def begun(request: web.Request, dialect: Dialect, ask: Ask, caller: Caller) -> Work:
     """Plan a request and start to sample; raises ApiError."""
     plan = await request.app[PLANNER].plan(ask, caller, dialect)
+    # The attempt may have ended meanwhile, and been counted: from here to the start nothing waits.
+    request.app[ENDED].refuse(caller.session)
     opening = Opening(
         response=plan.response,
         model=ask.model or request.app[MODEL],

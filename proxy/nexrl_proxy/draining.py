@@ -7,6 +7,8 @@ import asyncio
 
 from aiohttp import web
 
+from nexrl_proxy.listening import connections_of
+
 DRAIN_S = 30.0
 LOOK_EVERY_S = 0.02
 
@@ -18,10 +20,11 @@ async def drained(runner: web.AppRunner, within_s: float, hurried: asyncio.Event
     """
     for site in list(runner.sites):
         await site.stop()
-    server = runner.server
-    assert server
-    server.pre_shutdown()  # idle connections now, the others behind their answers
     until = asyncio.get_running_loop().time() + within_s
-    while server.connections and not hurried.is_set() and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110
+    while connections := connections_of(runner):
+        if hurried.is_set() or asyncio.get_running_loop().time() >= until:
+            return False
+        for connection in connections:  # each time: some were accepted last, or brought by another worker
+            connection.retire()
         await asyncio.sleep(LOOK_EVERY_S)  # the server tells nobody when a connection ends
-    return not server.connections
+    return True

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from nexrl.errors import ConfigError
 
@@ -39,6 +39,11 @@ def server_of(runner: web.AppRunner) -> web.Server:
     return runner.server
 
 
+def connections_of(runner: web.AppRunner) -> "list[Guarded]":
+    """Return the connections that are open."""
+    return [connection for connection in server_of(runner).connections if isinstance(connection, Guarded)]
+
+
 class Guarded(web.RequestHandler):
     """A connection that is closed where the head of a request does not arrive in time.
 
@@ -51,12 +56,20 @@ class Guarded(web.RequestHandler):
         super().__init__(server, loop=asyncio.get_running_loop(), **settings)
         self._head_timeout_s = head_timeout_s
         self._too_late: asyncio.TimerHandle | None = None
+        self._head_begun = False
+        self._body: StreamReader | None = None
+        """Of the latest request."""
 
     @property
     def idle(self) -> bool:
         """No request is being answered, and none is waiting to be."""
         waiting = self._request_count == 0 or (self._waiter is not None and not self._waiter.done())
         return waiting and not self._messages
+
+    @property
+    def arriving(self) -> bool:
+        """Part of a request is here, and the rest of it is not."""
+        return self._head_begun or (self._body is not None and not self._body.is_eof())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -66,21 +79,28 @@ class Guarded(web.RequestHandler):
         before = self._request_count
         super().data_received(data)
         if self._request_count > before:
+            self._body = self._messages[-1][1]
             self.head_came()
         elif self.idle:
+            self._head_begun = True
             self.expect_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.head_came()
         super().connection_lost(exc)
 
-    def close(self) -> None:
-        """Close the connection: now where it is idle, otherwise behind the answer that is on its way."""
-        idle = self.idle
-        super().close()
-        # The HTTP server ends its waiting then, and leaves an idle connection open.
-        if idle and self.transport:
-            self.transport.close()
+    def retire(self) -> None:
+        """Close the connection where it is idle, otherwise behind the answer that is on its way.
+
+        A request that is still arriving is let in first: the HTTP server reads nothing once it is told to close. Say it
+        again until the connection is gone.
+        """
+        if self.arriving:
+            return
+        if self.idle:
+            self.force_close()
+        else:
+            self.close()
 
     def expect_head(self) -> None:
         """Begin to wait for the rest of a head, unless that has begun."""
@@ -89,6 +109,7 @@ class Guarded(web.RequestHandler):
 
     def head_came(self) -> None:
         """Wait no longer."""
+        self._head_begun = False
         if self._too_late is not None:
             self._too_late.cancel()
             self._too_late = None

@@ -200,7 +200,10 @@ class Planner:
             return others
         call = self._parsers.begun_call
         if call is None:
-            message = "response_format beside tools: no grammar is known for this model's tool calls; send one of them"
+            message = (
+                "response_format beside tools: no grammar tells the JSON from tool calls as this model writes them "
+                f"({self._parsers.tools}); send one of the two"
+            )
             raise unsupported("response_format", message)
         tags = self._parsers.tags
         open_thought = tags is not None and tags.open_at(self._renderer.tail(prompt.ids))

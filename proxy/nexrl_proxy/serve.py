@@ -1,9 +1,7 @@
 """`nexrl proxy`: put the proxy together from its flags and serve it until it is told to stop."""
 
-import asyncio
 import contextlib
 import os
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +12,7 @@ from aiohttp import web
 
 from nexrl.errors import ConfigError, NexrlError
 from nexrl.keys import ENGINE_KEY_VARIABLE, admin_key
-from nexrl.service import allow_many_files, run_loop, serve_until_stopped
+from nexrl.service import allow_many_files, announce, run_loop, stopping
 from nexrl_proxy.deployment import Settings, app_of, reading_of
 from nexrl_proxy.draining import DRAIN_S, drained
 from nexrl_proxy.engines.kinds import KINDS, Serving
@@ -166,16 +164,10 @@ async def serve(settings: Settings, reading: Reading | None, *, at: tuple[str, i
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         port = await listen(runner, *at)
-        if await serve_until_stopped(at[0], port, exit_with_parent=exit_with_parent):
-            await drained(runner, settings.drain_s, _second_signal())
-
-
-def _second_signal() -> asyncio.Event:
-    """Return what is set when the process is asked to stop once more."""
-    asked = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked.set)
-    return asked
+        told = await stack.enter_async_context(stopping(exit_with_parent=exit_with_parent))
+        announce(at[0], port)
+        await told.asked.wait()
+        await drained(runner, settings.drain_s, told.hurried)
 
 
 def _history(given: str) -> HistoryPolicy:

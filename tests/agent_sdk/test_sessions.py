@@ -108,6 +108,20 @@ def test_a_process_that_belongs_to_a_session_has_no_other(monkeypatch, environme
         nexrl.session("mine")
 
 
+def test_a_key_names_its_session_and_is_no_other_sessions(monkeypatch):
+    key = attempt_key("own:1", "k" * 20)
+    with nexrl.session("own:1", key=key) as named, nexrl.session(key=key) as unnamed:
+        assert (named.id, named.key) == (unnamed.id, unnamed.key) == ("own:1", key)
+    with pytest.raises(AccessError, match="session 'mine': the key given is that of 'own:1'") as refused:
+        nexrl.session("mine", key=key)
+    assert key not in str(refused.value)
+    with pytest.raises(AccessError, match="session 'mine': the key given is no attempt key"):
+        nexrl.session("mine", key="k" * 20)
+    monkeypatch.setenv("OPENAI_API_KEY", attempt_key("the-process", "k" * 20))
+    with pytest.raises(AccessError, match="session 'the-process': the key given is that of 'own:1'"):
+        nexrl.session(key=key)
+
+
 def test_other_keys_and_addresses_name_nobody():
     assert process_session({"OPENAI_API_KEY": "sk-1", "OPENAI_BASE_URL": "http://h/v1"}) == nexrl.Session()
     assert [attempt_named_by(key) for key in ("", "nxr-", "nxr-.x", "nxk-read.s", "nxr-a.b.sig")] == [None] * 4 + [

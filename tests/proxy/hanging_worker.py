@@ -1,37 +1,53 @@
-"""A supervisor of one worker, whose first life stops to turn its event loop: `python hanging_worker.py`."""
+"""A proxy of one worker that hangs when it is told to: `python hanging_worker.py DIRECTORY HUNG_S`."""
 
-import asyncio
-import os
 import sys
 import time
+from pathlib import Path
 
-from nexrl_proxy.workers.supervisor import READY, Place, Supervisor
-from nexrl_proxy.workers.worker import beats
+import aiohttp
+from aiohttp import web
+from proxy_world import ADMIN
 
+from nexrl.service import announce, run_loop
+from nexrl_proxy.deployment import Settings, app_of
+from nexrl_proxy.engines.kinds import Serving
+from nexrl_proxy.listening import bound
+from nexrl_proxy.operating import Access
+from nexrl_proxy.workers.supervisor import Place, Supervisor
+from nexrl_proxy.workers.worker import Shared, work
 
-def work(place: Place) -> None:
-    asyncio.run(serve(place))
-
-
-async def serve(place: Place) -> None:
-    os.write(place.report, READY)
-    beating = asyncio.create_task(beats(place))
-    await asyncio.sleep(0)
-    sys.stdout.write(f"serves {os.getpid()}\n")
-    sys.stdout.flush()
-    if first:
-        time.sleep(600)  # noqa: ASYNC251 - hanging is what this is about
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_reader(place.lifeline, stopped.set)
-    await stopped.wait()
-    beating.cancel()
+NOBODY = "http://127.0.0.1:1"
 
 
-def began() -> None:
-    """Be told that the first worker serves; those that come later are forks of a process that knows."""
-    global first  # noqa: PLW0603
-    first = False
+def make(_: int, http: aiohttp.ClientSession) -> web.Application:
+    settings = Settings(
+        engine=NOBODY,
+        serving=Serving(kind="openai"),
+        model=None,
+        ingest=NOBODY,
+        data=directory,
+        access=Access(ADMIN),
+        served_model="m",
+    )
+    app = app_of(settings, None, http)
+    app.router.add_post("/hang", hang)
+    return app
 
 
-first = True
-sys.exit(Supervisor(1, work, announce=began, listeners=(), drain_s=0, hung_s=4).run(exit_with_parent=True))
+async def hang(_: web.Request) -> web.Response:
+    time.sleep(600)  # noqa: ASYNC251 - this is what it is about
+    return web.Response()
+
+
+def worker(place: Place) -> None:
+    run_loop(work(shared, place))
+
+
+directory, hung_s = Path(sys.argv[1]), float(sys.argv[2])
+sockets = bound("127.0.0.1", 0)
+shared = Shared(1, sockets, directory, make, 0.0)
+port = sockets[0].getsockname()[1]
+supervisor = Supervisor(
+    1, worker, announce=lambda: announce("127.0.0.1", port), listeners=sockets, drain_s=0, hung_s=hung_s
+)
+sys.exit(supervisor.run(exit_with_parent=True))

@@ -1,5 +1,7 @@
 """An OTLP receiver that keeps what it gets, and answers as it is told."""
 
+import asyncio
+
 import zstandard
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -31,6 +33,9 @@ class StubIngest:
         self.status_of_reading = 200
         self.reads: list[str] = []
         """Sessions that were read back."""
+        self.may_tell = asyncio.Event()
+        """Readers wait for it."""
+        self.may_tell.set()
 
     @property
     def calls(self) -> list[Call]:
@@ -41,6 +46,7 @@ class StubIngest:
         """Answer as ingest does."""
         session = request.match_info["id"]
         self.reads.append(session)
+        await self.may_tell.wait()
         if self.status_of_reading != 200:
             return web.Response(status=self.status_of_reading, text="told to")
         calls = parents_first(call for call in self.calls if call.session == session)

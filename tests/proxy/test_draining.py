@@ -84,17 +84,20 @@ async def test_a_stream_under_way_is_answered_to_its_end_and_recorded_while_nobo
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
-    ("workers", "flags"),
-    [(1, ()), (2, ()), (1, ("--drain-s", "0")), (2, ("--drain-s", "0"))],
-    ids=["asked twice", "workers asked twice", "no time to drain", "no time for workers to drain"],
+    ("why", "flags"),
+    [("asked twice", ()), ("parent gone", ("--exit-with-parent",)), ("no time to drain", ("--drain-s", "0"))],
 )
-async def test_a_stream_is_cut_where_nobody_waits_for_it(model_dir, tmp_path, workers, flags):
+async def test_a_stream_is_cut_where_nobody_waits_for_it(model_dir, tmp_path, workers, why, flags):
     async with streaming(model_dir("chatml"), tmp_path, "--workers", str(workers), *flags) as world:
         world.proxy.process.send_signal(signal.SIGTERM)
-        if not flags:
+        if why != "no time to drain":
             await world.shut()
+        if why == "asked twice":
             world.proxy.process.send_signal(signal.SIGTERM)
+        if why == "parent gone":
+            world.proxy.process.stdin.close()
         async with asyncio.timeout(15):  # the 30 s of a drain are not waited for
             code = await asyncio.to_thread(world.proxy.close)
         assert code == 0

@@ -57,7 +57,7 @@ def test_the_structural_tag_is_what_xgrammar_reads():
     assert tag == {"type": "structural_tag", "format": {"type": "sequence", "elements": [first, gap, either]}}
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"gpt_oss"}))
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"gpt_oss", "llama3"}))
 async def test_a_reply_is_json_or_a_call_as_the_family_writes_it(model_of, tmp_path, name):
     family = FAMILIES[name]
     thought = "" if "reasoning" in family.lacks else "I look"
@@ -83,10 +83,16 @@ async def test_where_a_tool_must_be_called_there_is_no_text_for_a_schema(model_o
         assert {"json_schema", "structural_tag"}.isdisjoint(world.engine.requests[0]["sampling_params"])
 
 
-async def test_a_model_without_a_known_beginning_of_calls_refuses_the_two_together(model_of, tmp_path):
-    async with world_of(model_of("gpt_oss"), tmp_path, reasoning="auto") as world:
+@pytest.mark.parametrize(("name", "calls"), [("gpt_oss", "harmony"), ("llama3", "llama3"), ("chatml", "none")])
+async def test_a_model_whose_calls_no_grammar_tells_from_json_refuses_the_two_together(model_of, tmp_path, name, calls):
+    async with world_of(model_of(name), tmp_path, reasoning="auto", tools=calls) as world:
         status, reply = await world.post({"messages": HELLO, "tools": TOOLS, "response_format": FORM})
         assert (status, reply["error"]["param"], world.engine.requests) == (400, "response_format", [])
+        assert f"({calls})" in reply["error"]["message"]
+        world.says('{"a": 3}')
+        await world.chat(HELLO, response_format=FORM)
+        await world.chat(HELLO, tools=TOOLS, tool_choice="none", response_format=FORM)
+        assert ["json_schema" in asked["sampling_params"] for asked in world.engine.requests] == [True, True]
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])

@@ -23,6 +23,7 @@ from nexrl_proxy.leftovers import spool_names
 from nexrl_proxy.workers.peers import added
 from nexrl_proxy.workers.pinning import owner_of
 
+HUNG_S = 2.0
 SESSIONS = [f"a-{number}" for number in range(24)]
 
 
@@ -255,16 +256,34 @@ def test_counters_add_up_and_an_engine_is_healthy_where_all_say_so():
     assert [(worker["pid"], worker["held"]) for worker in workers] == [(7, False), (8, True)]
 
 
-@pytest.mark.slow
-@pytest.mark.soak
-def test_a_worker_that_hangs_without_dying_is_killed_and_started_again():
+@pytest.fixture
+def short_of_patience(tmp_path):
+    """One worker behind a port, under a supervisor that takes `HUNG_S` of silence for its end."""
     script = Path(__file__).with_name("hanging_worker.py")
-    process = subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with process:
+    command = [sys.executable, script, tmp_path, str(HUNG_S)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
-            first, second = (int(process.stdout.readline().removeprefix("serves ")) for _ in range(2))
-            assert psutil.pid_exists(second)
-            assert not psutil.pid_exists(first)
+            yield process
         finally:
             process.stdin.close()
             process.wait(timeout=20)
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+async def test_a_worker_lives_on_until_its_event_loop_no_longer_turns_and_is_then_started_again(short_of_patience):
+    url = short_of_patience.stdout.readline().removeprefix("ready ").strip()
+    supervisor = psutil.Process(short_of_patience.pid)
+    [first] = supervisor.children()
+    await asyncio.sleep(2 * HUNG_S)
+    assert supervisor.children() == [first]
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(aiohttp.ClientError):
+            async with asyncio.timeout(10 * HUNG_S):
+                await http.post(f"{url}/hang")
+        await gone([first])
+        async with http.get(f"{url}/health") as reply:
+            assert reply.status == 200
+    [second] = supervisor.children()
+    await asyncio.sleep(2 * HUNG_S)
+    assert supervisor.children() == [second] != [first]

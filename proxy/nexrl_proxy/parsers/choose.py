@@ -93,8 +93,13 @@ class Parsers:
 
     @property
     def begun_call(self) -> str | None:
-        """The text with which a reply begins that calls some tool; None where other text always stands before it."""
-        return None if self.tools == harmony.NAME else self._format.forced(None)
+        """The text with which a reply begins that calls some tool, told apart from an answer by the marker in it.
+
+        None where calls are not known (`none`), where they are bare JSON, as an answer may be (`llama3`), and where
+        other text always stands before them (`harmony`).
+        """
+        begun = None if self.tools == harmony.NAME else self._format.forced(None)
+        return begun if begun and any(marker in begun for marker in self._format.markers) else None
 
     @property
     def markers(self) -> frozenset[str]:

@@ -22,8 +22,8 @@ _KINDS = {' string="true"': True, ' string="false"': False}
 """What a DSML parameter's further attribute says: whether its value is a string."""
 
 
-class Tags(Struct, frozen=True, kw_only=True):
-    """How one of the formats spells its tags."""
+class Blocks(Struct, frozen=True, kw_only=True):
+    """One of the formats: how its tags are spelled, and what a block of them says."""
 
     block: str
     """The block's name."""
@@ -94,33 +94,33 @@ class Tags(Struct, frozen=True, kw_only=True):
 class Block:
     """Reads one block."""
 
-    def __init__(self, tags: Tags, tools: Tools) -> None:
-        self._tags = tags
+    def __init__(self, blocks: Blocks, tools: Tools) -> None:
+        self._blocks = blocks
         self._tools = tools
-        self._end = tags.end()
+        self._end = blocks.end()
 
     def push(self, text: str) -> Read | None:
         found = self._end.push(text)
         if found is None:
             return None
-        calls = self._tags.calls(found.before, self._tools)
-        written = Malformed(self._tags.opening + found.before + found.marker)
+        calls = self._blocks.calls(found.before, self._tools)
+        written = Malformed(self._blocks.opening + found.before + found.marker)
         return Read([*calls] if calls else [written], found.rest)
 
     def finish(self) -> list[Event]:
-        return [Malformed(self._tags.opening + self._end.held())]
+        return [Malformed(self._blocks.opening + self._end.held())]
 
 
-def _format(name: str, tags: Tags) -> ToolFormat:
-    parser: Callable[[Tools], CallParser] = tags.parser
+def _format(name: str, blocks: Blocks) -> ToolFormat:
+    parser: Callable[[Tools], CallParser] = blocks.parser
     return ToolFormat(
         name=name,
-        evidence=(tags.opening,),
+        evidence=(blocks.opening,),
         parser=parser,
-        forced=tags.forced,
-        markers=frozenset({tags.opening, tags.closing, *({tags.mark} if tags.mark else ())}),
+        forced=blocks.forced,
+        markers=frozenset({blocks.opening, blocks.closing, *({blocks.mark} if blocks.mark else ())}),
     )
 
 
-MINIMAX = _format("minimax", Tags(block="minimax:tool_call"))
-DEEPSEEK = _format("deepseek-v3.2", Tags(block=f"{DSML}function_calls", mark=DSML, says_strings=True))
+MINIMAX = _format("minimax", Blocks(block="minimax:tool_call"))
+DEEPSEEK = _format("deepseek-v3.2", Blocks(block=f"{DSML}function_calls", mark=DSML, says_strings=True))

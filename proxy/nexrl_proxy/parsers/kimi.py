@@ -36,7 +36,11 @@ def parse(body: str) -> ToolCall | None:
 
 
 def forced(name: str | None) -> str:
-    """Return how a call begins: up to its name, or up to the arguments of the tool `name`."""
+    """Return how a call begins: up to its name, or up to the arguments of the tool `name`.
+
+    A named tool's id ends in 0, the number of a conversation's first call, whichever call it is: formats are not told
+    what was called before.
+    """
     return f"{ALL_OPENING}{OPENING}functions." + (f"{name}:0{ARGUMENTS}" if name else "")
 
 

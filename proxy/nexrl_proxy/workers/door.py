@@ -6,7 +6,7 @@ goes there, with everything after it: streams and hang-ups reach that worker dir
 
 import asyncio
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from nexrl_proxy.errors import ApiError
@@ -41,14 +41,21 @@ class Door(Guarded):
         self._patience_s = patience_s
         self._unserved = taken
         """Read, and not given to the HTTP server yet."""
-        self._body: StreamReader | None = None
-        """Of the latest request."""
         self._leaving: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if self._unserved:
             self._serve()
+
+    @property
+    def arriving(self) -> bool:
+        return bool(self._unserved) or super().arriving
+
+    def retire(self) -> None:
+        """Do as every connection, once a request was brought to its worker, or refused: one that is gone stays away."""
+        self._patience_s = 0.0
+        super().retire()
 
     def data_received(self, data: bytes) -> None:
         # The HTTP server calls this itself, without data, to go on with what it held back.
@@ -69,7 +76,6 @@ class Door(Guarded):
         """Let the HTTP server of this worker have what was read."""
         data, self._unserved = self._unserved, b""
         super().data_received(data)
-        self._body = self._messages[-1][1] if self._messages else None
 
     def _left(self, owner: int) -> bool:
         """Give the connection away, where nothing is under way on it and the owner takes it."""
@@ -89,11 +95,13 @@ class Door(Guarded):
         assert transport
         transport.pause_reading()
         self.head_came()
-        pause_s, until = 0.0, self._loop.time() + self._patience_s
-        while self._loop.time() < until:
+        pause_s, began = 0.0, self._loop.time()
+        while True:
             await asyncio.sleep(pause_s)
             if transport.is_closing() or self._left(owner):
                 return
+            if self._loop.time() >= began + self._patience_s:
+                break
             pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
         transport.resume_reading()
         self._serve()

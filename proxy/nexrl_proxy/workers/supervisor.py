@@ -23,9 +23,10 @@ from nexrl.errors import NexrlError
 
 READY = b"ready"
 BEAT = b"\0"
-BEAT_EVERY_S = 2.0
 HUNG_S = 30.0
 """So long a worker that served may say nothing."""
+BEATS = 15
+"""As many it says in that time."""
 STOP_TIMEOUT_S = 15.0
 """After that, a worker that does not stop is killed."""
 LONG_LIFE_S = 10.0
@@ -45,7 +46,8 @@ class Place(Struct, frozen=True):
     lifeline: int
     """Readable once the supervisor is gone, or wants the worker to stop."""
     report: int
-    """Takes `READY`, and from then on a `BEAT` every `BEAT_EVERY_S`."""
+    """Takes `READY`, and from then on a `BEAT` every `beat_every_s`."""
+    beat_every_s: float
 
 
 class Process(Struct):
@@ -162,7 +164,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid = os.fork()
         if pid == 0:
-            self._become(Place(index, self._lifeline, report), heard)
+            self._become(Place(index, self._lifeline, report, self._hung_s / BEATS), heard)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.close(report)
         self._due.pop(index, None)

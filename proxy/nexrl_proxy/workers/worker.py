@@ -19,7 +19,7 @@ from nexrl_proxy.workers import peers
 from nexrl_proxy.workers.door import Door, refuse_elsewhere
 from nexrl_proxy.workers.handover import Handovers
 from nexrl_proxy.workers.pinning import Pinning
-from nexrl_proxy.workers.supervisor import BEAT, BEAT_EVERY_S, READY, Place
+from nexrl_proxy.workers.supervisor import BEAT, READY, Place
 
 MakeApp = Callable[[int, aiohttp.ClientSession], web.Application]
 
@@ -80,7 +80,7 @@ async def beats(place: Place) -> None:
     while True:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(place.report, BEAT)
-        await asyncio.sleep(BEAT_EVERY_S)
+        await asyncio.sleep(place.beat_every_s)
 
 
 async def _serve_privately(app: web.Application, path: Path, stack: contextlib.AsyncExitStack) -> None:
