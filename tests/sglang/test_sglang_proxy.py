@@ -53,6 +53,11 @@ class Room:
                         began.set()
         return said
 
+    async def stats(self) -> dict:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        async with self.server.http.get(f"{self.url}/api/stats", headers=headers) as reply:
+            return await reply.json()
+
     async def trajectory(self, attempt: str) -> dict:
         """Return what ingest holds, every sampled token compared with its weights."""
         await self.proxy.flush(attempt)
@@ -152,3 +157,18 @@ async def test_drained_a_call_ends_with_the_weights_it_began_with_and_the_next_h
     for attempt, version in (("drained", old), ("after", old + 1)):
         [sequence] = (await room.trajectory(attempt))["sequences"]
         assert set(sequence["weight_versions"]) == {None, version}
+
+
+async def test_a_reply_that_the_server_aborts_goes_on_behind_its_own_tokens(room: Room):
+    for index in range(TRIES):  # a reply may end by itself before it is aborted
+        began = asyncio.Event()
+        talking = asyncio.create_task(room.stream(f"cut-{index}", [QUESTION], tokens=300, began=began))
+        await asyncio.wait({talking, waiting := asyncio.create_task(began.wait())}, return_when="FIRST_COMPLETED")
+        waiting.cancel()
+        await room.server.post("/abort_request", {"rid": "", "abort_all": True})
+        await talking
+        [sequence] = (await room.trajectory(f"cut-{index}"))["sequences"]
+        assert sum(sequence["loss_mask"]) > 0
+        if (await room.stats())["resumed"]:
+            return
+    pytest.fail(f"no reply of {TRIES} was aborted")
