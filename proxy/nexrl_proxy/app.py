@@ -154,7 +154,8 @@ async def errors_as_answers(request: web.Request, handler: Handler) -> web.Strea
         headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else None
         return json_response(_dialect(request).error(error), status=error.status, headers=headers)
     except web.HTTPException as error:
-        described = ApiError(f"{request.method} {request.path}: {error.reason}", status=error.status)
+        told = f"{request.method} {request.path}: {error.reason}{_base_url_hint(request.path)}"
+        described = ApiError(told, status=error.status)
         allowed = {"allow": error.headers["allow"]} if "allow" in error.headers else None
         return json_response(_dialect(request).error(described), status=error.status, headers=allowed)
     except RecursionError:
@@ -164,6 +165,15 @@ async def errors_as_answers(request: web.Request, handler: Handler) -> web.Strea
     except Exception:  # a bug is logged and answered, and the others are served on
         log.exception("%s %s failed", request.method, request.path)
         return json_response(_dialect(request).error(broken()), status=broken().status)
+
+
+def _base_url_hint(path: str) -> str:
+    """Return what is wrong with the base URL of a client that asks for a path which is none."""
+    if "/v1/v1/" in path:
+        return "; this client writes /v1 itself: leave it out of its base URL"
+    if "/v1/" not in path and any(path.endswith(route) for route in (*DIALECTS, *COUNTERS)):
+        return "; the base URL of this client ends in /v1"
+    return ""
 
 
 def _dialect(request: web.Request) -> Dialect:

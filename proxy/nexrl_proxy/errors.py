@@ -32,10 +32,11 @@ def unsupported(param: str, message: str) -> ApiError:
     return ApiError(message, param=param, code="unsupported_parameter")
 
 
-def too_long(prompt: int, context: int) -> ApiError:
-    """Return the refusal of a prompt that leaves no room for a reply."""
+def too_long(prompt: int, context: int, *, at_least: bool = False) -> ApiError:
+    """Return the refusal of a prompt that leaves no room for a reply, of `prompt` tokens or `at_least` as many."""
+    found = f"more than {prompt}" if at_least else prompt
     return ApiError(
-        f"the prompt has {prompt} tokens and the model's context is {context}: shorten the messages",
+        f"the prompt has {found} tokens and the model's context is {context}: shorten the messages",
         param="messages",
         code="context_length_exceeded",
     )

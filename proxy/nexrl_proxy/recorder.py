@@ -15,7 +15,10 @@ import aiohttp
 import zstandard
 from google.protobuf.message import DecodeError
 from msgspec import Struct
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
 
 from nexrl import wire
 from nexrl.records import Call, decode, encode
@@ -229,11 +232,20 @@ def batch_of(frames: list[bytes]) -> Batch:
 def verdict_of(status: int, body: bytes) -> Verdict:
     """Return what an OTLP answer means for the spans it answers."""
     if status in REFUSALS:
-        return Verdict("refused", f"HTTP {status}: {body[:500].decode(errors='replace')}")
+        return Verdict("refused", f"HTTP {status}: {_said(body)}")
     if status != OK:
-        return Verdict("later", f"HTTP {status}: {body[:500].decode(errors='replace')}")
+        return Verdict("later", f"HTTP {status}: {_said(body)}")
     try:
         partial = ExportTraceServiceResponse.FromString(body).partial_success
     except DecodeError:  # some servers answer with JSON; 200 is what counts
         return Verdict("accepted")
     return Verdict("refused", partial.error_message) if partial.rejected_spans else Verdict("accepted")
+
+
+def _said(body: bytes) -> str:
+    """Return the message of an error, which OTLP's servers send as a `google.rpc.Status`."""
+    with contextlib.suppress(DecodeError):
+        # Field 1 a number, field 2 the message, as here.
+        if message := ExportTracePartialSuccess.FromString(body).error_message:
+            return message[:500]
+    return body[:500].decode(errors="replace")

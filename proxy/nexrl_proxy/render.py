@@ -16,13 +16,17 @@ from nexrl.errors import ConfigError
 from nexrl.records import Int32s
 from nexrl_proxy.conversation import remember
 from nexrl_proxy.encoding import Encoder
-from nexrl_proxy.errors import ApiError, unsupported
+from nexrl_proxy.errors import ApiError, too_long, unsupported
 from nexrl_proxy.fitting import fit_of
 from nexrl_proxy.messages import Message
 from nexrl_proxy.template import REFUSALS, Template, read_json, sources_of
 from nexrl_proxy.text import Vocabulary
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+MUCH = 8
+"""Characters a token: text with more of them for each token of the context hardly fits."""
+PIECE = 4096
+"""Characters of such text that are looked at in one go."""
 TAIL = 8
 """Tokens; no opening that a parser looks for is longer."""
 MOST_REMEMBERED = 1024
@@ -109,6 +113,8 @@ class Renderer:
 
         `behind` tokens that are there, nothing is put before its first word.
         """
+        if len(text) > MUCH * self.context:
+            self._refuse_what_is_longer(text)
         ids = self._encoder.encode(text, behind=behind)
         if self._may_exceed and ids and max(ids) >= self.vocabulary_size:
             raise ApiError(
@@ -118,6 +124,17 @@ class Renderer:
                 kind="server_error",
             )
         return ids
+
+    def _refuse_what_is_longer(self, text: str) -> None:
+        """Raise ApiError once the pieces of a text are more tokens than two contexts: nobody waits for the rest of it.
+
+        What a cut between pieces adds is far less than a context.
+        """
+        tokens = 0
+        for start in range(0, len(text), PIECE):
+            tokens += len(self.tokenizer.encode(text[start : start + PIECE], add_special_tokens=False).ids)
+            if tokens > 2 * self.context + PIECE:
+                raise too_long(tokens, self.context, at_least=True)
 
     def encode_raw(self, text: str, *, behind: bool = False) -> Int32s:
         """Return the token ids of text that no template has seen: what reads as a control token in it is one."""

@@ -1,5 +1,7 @@
 """Chat completions, plain: what agents get, and what is recorded of it."""
 
+import re
+
 import pytest
 from openai import AsyncOpenAI, BadRequestError
 from scripted_engine import Line
@@ -141,6 +143,27 @@ async def test_a_prompt_longer_than_the_context_is_refused_before_the_engine_see
             await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x y" * 5000}])
     assert raised.value.code == "context_length_exceeded"
     assert world.engine.requests == []
+
+
+@pytest.mark.parametrize("text", ["x", "some words, ", "日本"])
+async def test_of_a_prompt_much_longer_than_the_context_only_a_part_is_tokenised(world, text):
+    status, reply = await world.post({"model": "m", "messages": [{"role": "user", "content": text * 300_000}]})
+    assert (status, reply["error"]["code"]) == (400, "context_length_exceeded")
+    [counted] = re.findall(r"the prompt has more than (\d+) tokens", reply["error"]["message"])
+    assert 2 * world.renderer.context < int(counted) < 2 * world.renderer.context + 3 * 4096
+
+
+async def test_a_base_url_with_too_little_or_too_much_is_told_apart(world):
+    for path, hint in (
+        ("/chat/completions", "the base URL of this client ends in /v1"),
+        ("/s/a-1/responses", "the base URL of this client ends in /v1"),
+        ("/v1/v1/messages", "leave it out of its base URL"),
+    ):
+        status, reply = await world.post({}, path=path)
+        assert status == 404
+        assert reply["error"]["message"].endswith(hint)
+    status, reply = await world.post({}, path="/v1/nothing")
+    assert (status, reply["error"]["message"]) == (404, "POST /v1/nothing: Not Found")
 
 
 async def test_the_reply_may_fill_what_the_prompt_leaves_of_the_context(world):

@@ -157,7 +157,7 @@ async def test_a_release_tells_the_version_to_engines_that_do_not_know_theirs():
         assert getattr(pool.engines[0], "_weight_version", 7) == 7
 
 
-async def test_an_engine_that_stops_answering_is_taken_out_and_comes_back_by_itself():
+async def test_an_engine_that_stops_answering_is_taken_out_and_comes_back_by_itself_and_both_are_said_once(caplog):
     engines = [ScriptedEngine(), ScriptedEngine()]
     ill: set[int] = set()
     async with contextlib.AsyncExitStack() as stack:
@@ -179,6 +179,8 @@ async def test_an_engine_that_stops_answering_is_taken_out_and_comes_back_by_its
         async with pool.seat("b") as engine:
             assert engine.url == urls[0]
         await pool.stop()
+    said = [f"engine {urls[0]} does not answer: it gets no requests until it does", f"engine {urls[0]} answers again"]
+    assert [record.message for record in caplog.records if record.name == "nexrl_proxy.engines.pool"] == said
 
 
 def health(index: int, ill: set[int]):

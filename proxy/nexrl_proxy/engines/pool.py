@@ -6,6 +6,7 @@ that is told to come back later gives up after a few tries. Counts are of this p
 
 import asyncio
 import contextlib
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from nexrl_proxy.engines.balance import Load, choose
 MOST_SESSIONS = 65536
 CHECK_EVERY_S = 2.0
 FAILURES_UNTIL_OUT = 2
+_log = logging.getLogger(__name__)
 
 
 class Pool:
@@ -139,7 +141,7 @@ class Pool:
 
     def _doubt(self, index: int) -> None:
         """Let nobody go where a request was lost until that engine has answered a check, which happens now."""
-        self._loads[index].healthy = False
+        self._note(index, healthy=False)
         self._failures[index] = FAILURES_UNTIL_OUT
         self._doubted.set()
 
@@ -155,7 +157,14 @@ class Pool:
         """Take an engine out after two silent checks, as one busy moment should move no session; back in after one."""
         failures = 0 if await self.engines[index].healthy() else self._failures[index] + 1
         self._failures[index] = failures
-        self._loads[index].healthy = failures < FAILURES_UNTIL_OUT
+        self._note(index, healthy=failures < FAILURES_UNTIL_OUT)
+
+    def _note(self, index: int, *, healthy: bool) -> None:
+        load = self._loads[index]
+        if load.healthy != healthy:
+            what = "answers again" if healthy else "does not answer: it gets no requests until it does"
+            _log.warning("engine %s %s", self.engines[index].url, what)
+        load.healthy = healthy
 
 
 class Seat:
