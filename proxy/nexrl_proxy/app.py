@@ -189,6 +189,7 @@ def caller_of_request(request: web.Request) -> Caller:
         headers=request.headers,
         admin_key=access.admin_key,
         require_session=access.require_session,
+        require_key=access.require_key,
     )
 
 

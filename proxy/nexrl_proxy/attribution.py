@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from msgspec import Struct
 
 from nexrl.errors import AccessError
-from nexrl.keys import attempt_of, check_attempt_id, is_admin
+from nexrl.keys import DERIVED_PREFIX, attempt_of, check_attempt_id, is_admin
 from nexrl_proxy.errors import ApiError, forbidden, unauthorized
 
 UNATTRIBUTED = "unattributed"
@@ -39,18 +39,28 @@ class Caller(Struct, frozen=True, kw_only=True):
 
 
 def caller_of(
-    *, prefix: str | None, headers: Mapping[str, str], admin_key: str, require_session: bool = False
+    *,
+    prefix: str | None,
+    headers: Mapping[str, str],
+    admin_key: str,
+    require_session: bool = False,
+    require_key: bool = False,
 ) -> Caller:
     """Return who called; `prefix` is the attempt named by the URL, header names are case-insensitive.
 
-    Raises ApiError: 401 for a wrong key or, with `require_session`, a call nobody can be credited with; 403 for a key
-    of another attempt than the one named, and for the admin key where it names none; 400 for an id that cannot be one.
+    Raises ApiError: 401 for a wrong key, with `require_key` for none and, with `require_session`, for a call nobody can
+    be credited with; 403 for a key of another attempt than the one named, for one of ours that is no attempt's, and for
+    the admin key where it names none; 400 for an id that cannot be one.
     """
     trace_id, parent_span = _trace_context(headers.get("traceparent", ""))
     keyed = _attempt_of_key(headers, admin_key)
     named = prefix or headers.get(SESSION_HEADER) or _from_baggage(headers.get("baggage", ""))
     if keyed and named and named != keyed:
         raise forbidden(f"the key belongs to attempt {keyed!r}, the request names {named!r}: use that attempt's key")
+    if any(key.startswith(DERIVED_PREFIX) for key in presented_keys(headers)):
+        raise forbidden("this key is not for model calls: give the agent an attempt key (`nexrl key ATTEMPT`)")
+    if require_key and not keyed:
+        raise unauthorized("no attempt key: set the API key to one (`nexrl key ATTEMPT`)")
     if not keyed and not named and any(is_admin(key, admin_key) for key in presented_keys(headers)):
         raise forbidden("this is the admin key, which no agent may hold: give it an attempt key (`nexrl key ATTEMPT`)")
     session = named or keyed or (trace_id.hex() if trace_id else None)

@@ -40,6 +40,7 @@ class Access(Struct, frozen=True):
 
     admin_key: str
     require_session: bool = False
+    require_key: bool = False
 
 
 SAMPLER: web.AppKey[Sampler] = web.AppKey("sampler", Sampler)

@@ -1,6 +1,7 @@
 """`nexrl proxy`: put the proxy together from its flags and serve it until it is told to stop."""
 
 import contextlib
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,7 @@ from nexrl_proxy.sampling import Reading
 from nexrl_proxy.workers.running import run_workers
 
 HISTORIES = ("append", "template")
+OPEN = "nexrl proxy: {} without --require-key: whoever reaches it may sample, and add calls to any session"
 
 
 def proxy(
@@ -82,6 +84,13 @@ def proxy(
     require_session: Annotated[
         bool, typer.Option("--require-session", help="Refuse calls that name no attempt (401).")
     ] = False,
+    require_key: Annotated[
+        bool,
+        typer.Option(
+            "--require-key",
+            help="Refuse calls without an attempt key (401). Without: who reaches the port may sample for any session.",
+        ),
+    ] = False,
     max_body_mb: Annotated[int, typer.Option(help="Largest request body, MiB.", min=1)] = BODY_MB,
     requests_per_minute: Annotated[
         int | None, typer.Option(help="Most requests a session may make a minute (429). [default: no limit]", min=1)
@@ -121,7 +130,7 @@ def proxy(
             model=model,
             ingest=ingest,
             data=data,
-            access=Access(admin_key(data), require_session),
+            access=Access(admin_key(data), require_session, require_key),
             served_model=served_model or (model.resolve().name if model else engine_model or "upstream"),
             tool_parser=tool_parser,
             reasoning_parser=reasoning_parser,
@@ -132,6 +141,8 @@ def proxy(
             workers=workers,
             drain_s=drain_s,
         )
+        if not require_key and not is_loopback(host):
+            typer.echo(OPEN.format(host), err=True)
         code = run(settings, at=(host, port), exit_with_parent=exit_with_parent)
     except NexrlError as error:
         typer.echo(f"nexrl proxy: {error}", err=True)
@@ -168,6 +179,14 @@ async def serve(settings: Settings, reading: Reading | None, *, at: tuple[str, i
         announce(at[0], port)
         await told.asked.wait()
         await drained(runner, settings.drain_s, told.hurried)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _history(given: str) -> HistoryPolicy:

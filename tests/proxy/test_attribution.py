@@ -4,18 +4,20 @@ import pytest
 from multidict import CIMultiDict
 from proxy_world import ADMIN, world_of
 
-from nexrl.keys import attempt_key
+from nexrl.keys import attempt_key, read_key, reward_grant
 from nexrl_proxy.attribution import UNATTRIBUTED, caller_of
 from nexrl_proxy.errors import ApiError
+from nexrl_proxy.serve import is_loopback
 
 KEY = attempt_key("a-1", ADMIN)
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def caller(prefix=None, *, require_session=False, **headers):
+def caller(prefix=None, *, require_session=False, require_key=False, **headers):
     named = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
-    return caller_of(prefix=prefix, headers=named, admin_key=ADMIN, require_session=require_session)
+    required = {"require_session": require_session, "require_key": require_key}
+    return caller_of(prefix=prefix, headers=named, admin_key=ADMIN, **required)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,8 @@ def test_the_first_that_names_an_attempt_decides(prefix, headers, session):
         (None, {"x-api-key": KEY, "x-nexrl-session": "a-2"}, 403),
         (None, {"x-api-key": KEY, "baggage": "nexrl.session=a-2"}, 403),
         (None, {"x-api-key": KEY, "authorization": f"Bearer {attempt_key('a-2', ADMIN)}"}, 403),
+        (None, {"authorization": f"Bearer {read_key(ADMIN)}"}, 403),
+        ("a-1", {"x-api-key": reward_grant("a-1", ADMIN)}, 403),
         (None, {"x-nexrl-session": "../../etc"}, 400),
     ],
 )
@@ -68,6 +72,25 @@ def test_without_a_session_a_call_is_refused_where_one_is_required():
     with pytest.raises(ApiError, match="no session") as raised:
         caller(require_session=True, authorization="Bearer sk-1")
     assert raised.value.status == 401
+
+
+@pytest.mark.parametrize(
+    ("prefix", "headers"), [("a-1", {}), (None, {"x_nexrl_session": "a-1"}), (None, {"traceparent": TRACE})]
+)
+def test_where_a_key_is_required_naming_a_session_is_not_enough(prefix, headers):
+    for key in ({}, {"authorization": "Bearer sk-1"}, {"authorization": f"Bearer {ADMIN}"}):
+        with pytest.raises(ApiError, match="no attempt key") as raised:
+            caller(prefix, require_key=True, **headers, **key)
+        assert raised.value.status == 401
+    assert caller(prefix, require_key=True, **headers, x_api_key=KEY).session == "a-1"
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("db-1", False)],
+)
+def test_an_address_that_others_reach_is_known(host, alone):
+    assert is_loopback(host) == alone
 
 
 async def test_unattributed_calls_are_answered_recorded_and_counted(world):

@@ -88,7 +88,7 @@ async def test_a_name_that_is_not_text_loses_no_call(deployment):
 
 
 @pytest.mark.slow
-async def test_where_a_session_is_required_a_request_without_a_key_is_a_401(deployment):
+async def test_where_a_session_or_a_key_is_required_a_request_without_a_key_is_a_401(deployment):
     unnamed = await post(deployment.proxy, "/v1/chat/completions", body_of(DIALECTS["chat"]), {})
     assert unnamed[0] == 200
     assert [call.session for call in await deployment.kept(UNATTRIBUTED)] == [UNATTRIBUTED]
@@ -100,6 +100,10 @@ async def test_where_a_session_is_required_a_request_without_a_key_is_a_401(depl
         assert "nexrl key ATTEMPT" in dialect.described(body)["message"]
         status, _ = await post(deployment.proxy, dialect.path, body_of(dialect), keyed(new_attempt()))
         assert status == 200
+    deployment.proxy.end()
+    await asyncio.to_thread(deployment.proxy.start, "--require-key")
+    for headers, expected in (({"x-nexrl-session": "a-1"}, 401), (keyed(new_attempt()), 200)):
+        assert (await post(deployment.proxy, "/v1/chat/completions", body_of(DIALECTS["chat"]), headers))[0] == expected
     deployment.proxy.end()
 
 
