@@ -41,7 +41,7 @@ test-sglang: $(READY) $(SGLANG)/.complete  ## a real SGLang server without a GPU
 test-vllm: $(READY) $(VLLM)/.complete  ## a real vLLM server without a GPU, in the same way
 	TEST_VLLM_ENVIRONMENT=$(VLLM) $(BIN)/pytest tests/vllm --timeout 1800
 
-test-curves: $(READY)  ## three seeds of the quick start against their recorded band (an hour)
+test-curves: $(READY)  ## three seeds of the quick start against their recorded band (ten minutes)
 	$(BIN)/pytest tests/golden --timeout 10800
 
 check: $(BUILT)  ## formatting, lint, types, import order

@@ -1,6 +1,6 @@
 """Run the quick start with three seeds and say what became of it, in numbers that a band can be drawn around.
 
-python tests/golden/quickstart_curve.py    records the band anew, for a change that was meant: about half an hour
+python tests/golden/quickstart_curve.py    records the band anew, for a change that was meant: minutes
 """
 
 import json

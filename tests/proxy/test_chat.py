@@ -147,10 +147,12 @@ async def test_a_prompt_longer_than_the_context_is_refused_before_the_engine_see
 
 @pytest.mark.parametrize("text", ["x", "some words, ", "日本"])
 async def test_of_a_prompt_much_longer_than_the_context_only_a_part_is_tokenised(world, text):
-    status, reply = await world.post({"model": "m", "messages": [{"role": "user", "content": text * 300_000}]})
+    status, reply = await world.post(
+        {"model": "m", "messages": [{"role": "user", "content": (text * 100_000)[:100_000]}]}
+    )
     assert (status, reply["error"]["code"]) == (400, "context_length_exceeded")
     [counted] = re.findall(r"the prompt has more than (\d+) tokens", reply["error"]["message"])
-    assert 2 * world.renderer.context < int(counted) < 2 * world.renderer.context + 3 * 4096
+    assert 2 * world.renderer.context < int(counted) < 2 * world.renderer.context + 4 * 4096
 
 
 async def test_a_base_url_with_too_little_or_too_much_is_told_apart(world):
