@@ -27,6 +27,8 @@ class Speaker:
         self.asked: Counter[tuple[int, ...]] = Counter()
         self.pause_before: int | None = None
         """The next answer waits there until it is aborted."""
+        self.rest: dict[tuple[int, ...], list[int]] = {}
+        """What is left to say behind the tokens of an answer that was cut."""
         hidden = world.renderer.vocabulary.hidden
         self.ordinary = [token for token in range(world.renderer.vocabulary_size) if token not in hidden]
         self.added = world.renderer.tokenizer.get_added_tokens_decoder()
@@ -36,11 +38,9 @@ class Speaker:
         prompt = tuple(asked["input_ids"])
         self.asked[prompt] += 1
         draw = random.Random(f"{prompt}{self.asked[prompt]}")
-        ids, ending = self.written(draw, prompt) if self.family else self.anything(draw)
-        finish: dict[str, Any] = {"type": "stop"}
+        ids, finish = self.rest.pop(prompt, None) or self.whole(draw, prompt), {"type": "stop"}
         if draw.random() < 0.25:
-            finish, ending = draw.choice([CUT, PAUSED]), []
-        ids = [*ids, *ending]
+            ids, finish = self.cut(draw, prompt, ids)
         pause, self.pause_before = self.pause_before, None
         return Line(
             ids=ids,
@@ -49,6 +49,18 @@ class Speaker:
             version=draw.randrange(9),
             pause_before=None if pause is None else min(pause, len(ids) - 1),
         )
+
+    def whole(self, draw: random.Random, prompt: tuple[int, ...]) -> list[int]:
+        ids, ending = self.written(draw, prompt) if self.family else self.anything(draw)
+        return [*ids, *ending]
+
+    def cut(self, draw: random.Random, prompt: tuple[int, ...], ids: list[int]) -> tuple[list[int], dict[str, Any]]:
+        """Leave the rest unsaid: for ever, or until somebody asks to go on."""
+        end = draw.randrange(1, len(ids)) if len(ids) > 1 else 1
+        finish = draw.choice([CUT, PAUSED])
+        if finish is PAUSED:
+            self.rest[(*prompt, *ids[:end])] = ids[end:]
+        return ids[:end], finish
 
     def anything(self, draw: random.Random) -> tuple[list[int], list[int]]:
         """Sample ids that need not be text, with tool calls among them."""
