@@ -3,7 +3,9 @@
 So the core imports no room, and a light installation still says what a missing command needs.
 """
 
+import contextlib
 import sys
+from collections.abc import Generator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated
 
@@ -13,6 +15,8 @@ from nexrl.errors import ConfigError, NexrlError
 from nexrl.keys import admin_key, attempt_key, read_key, reward_grant, trainer_key
 
 GROUP = "nexrl.commands"
+ANY_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""What a command that is not installed takes: the remedy is told, not what its arguments would have been."""
 
 
 def key(
@@ -68,6 +72,21 @@ def run(app: typer.Typer, arguments: list[str]) -> None:
         sys.exit(1)
 
 
+@contextlib.contextmanager
+def needing(command: str, extra: str) -> Generator[None]:
+    """Import in here what only an extra of nexrl installs: raises NexrlError, with the remedy, where it is missing."""
+    try:
+        yield
+    except ImportError as error:
+        missing = error.name or str(error)
+        raise NexrlError(f"{command} needs {missing}, which is not installed: {remedy(extra)}") from error
+
+
+def remedy(extra: str) -> str:
+    """Return the command that installs an extra of nexrl."""
+    return f"pip install 'nexrl[{extra}]'"
+
+
 def main() -> None:
     """Entry point of the console script."""
     run(build(sys.argv[1:]), sys.argv[1:])
@@ -75,13 +94,19 @@ def main() -> None:
 
 def _add(app: typer.Typer, point: EntryPoint) -> None:
     try:
-        app.command(point.name)(point.load())
-    except ImportError as error:
-        missing = error.name or str(error)
+        with needing(f"nexrl {point.name}", "serve"):
+            command = point.load()
+    except NexrlError as error:
+        explanation = error
 
-        @app.command(point.name, help=f"(not installed: {missing} is missing)")
-        def explain() -> None:  # pyright: ignore[reportUnusedFunction]
-            raise NexrlError(f"nexrl {point.name} needs {missing}: pip install 'nexrl[train]'")
+        def command() -> None:
+            raise explanation
+
+        # `[serve]` is a name here, no markup.
+        told = f"(not installed: {remedy('serve')})".replace("[", r"\[")
+        app.command(point.name, help=told, context_settings=ANY_ARGUMENTS)(command)
+    else:
+        app.command(point.name)(command)
 
 
 if __name__ == "__main__":

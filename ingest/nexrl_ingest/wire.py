@@ -46,7 +46,8 @@ class RewardRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A named number for a session, or for one call of it."""
 
     name: Name
-    value: float
+    value: float | bool
+    """true is 1.0 and false 0.0, as of a reward function."""
     call: Key | None = None
     """A call of the session, by its id or by that of the reply it is."""
     by: Annotated[str, Meta(min_length=1, max_length=200)] | None = None

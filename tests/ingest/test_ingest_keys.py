@@ -104,13 +104,24 @@ async def test_only_a_trainer_says_when_a_reward_was_given(ingest):
     assert reward["at_ns"] == 7
 
 
+async def test_a_reward_that_is_true_or_false_is_one_or_zero(ingest):
+    await ingest.send(call([1], [2]))
+    for value, kept in ((True, 1.0), (False, 0.0)):
+        status, reward = await ingest.ask(
+            "POST", "/api/sessions/session-1/rewards", json={"name": "solved", "value": value}
+        )
+        assert (status, reward["value"], type(reward["value"])) == (200, kept, float)
+
+
 async def test_a_reward_with_an_id_is_kept_once_and_contradicting_it_is_refused(ingest):
     await ingest.send(call([1], [2]))
     body = {"name": "thumb", "value": 1.0, "id": "vote-1", "explanation": "it worked"}
     first = await ingest.ask("POST", "/api/sessions/session-1/rewards", json=body)
     assert await ingest.ask("POST", "/api/sessions/session-1/rewards", json=body) == first
     status, reply = await ingest.ask("POST", "/api/sessions/session-1/rewards", json=body | {"value": 0.0})
-    assert (status, "vote-1" in reply["error"]["message"]) == (409, True)
+    what = "reward 'vote-1' of session 'session-1', 'thumb' = 1 by 'trainer',"
+    said = f"{what} is known with other content: another value; use a new id"
+    assert (status, reply["error"]["message"]) == (409, said)
     for _ in range(2):
         assert (await ingest.ask("POST", "/api/sessions/session-1/rewards", json={"name": "n", "value": 2}))[0] == 200
     _, rewards = await ingest.ask("GET", "/api/sessions/session-1/rewards")

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import re
 import shutil
 
@@ -46,6 +47,57 @@ async def test_sessions_are_a_table_with_status_reward_calls_tokens_and_drift(in
     ]
 
 
+NAME = "support-e00003-t0000-r00-1c74e472012b8362@eval"
+
+
+async def a_long_name(ingest, client) -> None:
+    await ingest.send(call([1], [2], session=NAME))
+    reward = {"id": "r", "name": "fewer_guesses", "value": 0.5}
+    assert (await ingest.ask("POST", f"/api/sessions/{NAME}/rewards", json=reward))[0] == 200
+    await captured(ingest, client)
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (40, ["session", "status"]),
+        (80, ["session", "status"]),
+        (90, ["session", "status", "reward"]),
+        (110, ["session", "status", "reward", "calls"]),
+    ],
+)
+async def test_in_a_narrow_terminal_columns_go_and_a_session_s_name_stays_whole(
+    ingest, client, tmp_path, monkeypatch, width, columns
+):
+    await a_long_name(ingest, client)
+    out = io.StringIO()
+    monkeypatch.setattr(show, "Console", lambda: Console(file=out, width=width, force_terminal=True))
+    await asyncio.to_thread(show.sessions, str(tmp_path / "data"))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    [heading] = [line for line in text.splitlines() if "┃" in line]
+    assert [cell.strip() for cell in heading.split("┃")[1:-1]] == columns
+    assert sum(NAME in line for line in text.splitlines()) == 1
+    assert re.search(r"no room for: sequences, merge", text)
+
+
+async def test_where_there_is_no_terminal_a_session_is_one_line(ingest, client, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    await a_long_name(ingest, client)
+    await asyncio.to_thread(show.sessions, str(tmp_path / "data"))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [NAME, "open", "fewer_guesses=0.5", "1", "1", "1.0", "1/2", "-"] in rows
+    assert sum(bool(row) for row in rows) == 3
+
+
+async def test_as_json_a_line_is_a_session_as_the_list_over_http_has_it(ingest, client, tmp_path, capsys):
+    await captured(ingest, client)
+    await asyncio.to_thread(show.sessions, str(tmp_path / "data"), json=True)
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    _, listed = await ingest.ask("GET", "/api/sessions")
+    assert printed == listed["sessions"][::-1]
+    assert len(printed) == 2
+
+
 async def test_tags_have_a_column_where_there_are_some(ingest, client, tmp_path, shown):
     await captured(ingest, client)
     ask = {"name": "variant", "value": "b"}
@@ -68,7 +120,7 @@ async def test_a_running_ingest_is_read_from_its_file_and_over_http_alike(ingest
 async def test_a_trajectory_shows_its_sequences_as_ids_or_as_text(ingest, client, tmp_path, shown):
     await captured(ingest, client)
     await asyncio.to_thread(show.trajectories, str(tmp_path / "data"), "group-1-0")
-    assert "sequence 0: 6 tokens, 3 trained" in shown()
+    assert "sequence 0: 6 tokens, 3 sampled" in shown()
     assert "1 2 3 4 5 6" in shown()
     Tokenizer(WordLevel({f"w{index}": index for index in range(9)}, "w0")).save(str(tmp_path / "tokenizer.json"))
     await asyncio.to_thread(show.trajectories, str(tmp_path / "data"), model=tmp_path, limit=1)
@@ -97,15 +149,15 @@ async def test_a_session_that_is_not_there_is_named(ingest, client, tmp_path):
         await asyncio.to_thread(show.trajectories, str(tmp_path / "data"), "nobody")
 
 
-def test_trained_tokens_are_set_off_from_their_context():
+def test_sampled_tokens_are_set_off_from_their_context():
     root = call([1], [2])
     [sequence] = sequences([root, call([3], [4, 5], parent=root.id)])
     text = show.coloured(sequence, lambda ids: "".join(map(str, ids)))
     styles = [(text.plain[span.start : span.end], span.style) for span in text.spans]
-    assert styles == [("1", show.CONTEXT), ("2", show.TRAINED), ("3", show.CONTEXT), ("45", show.TRAINED)]
+    assert styles == [("1", show.CONTEXT), ("2", show.SAMPLED), ("3", show.CONTEXT), ("45", show.SAMPLED)]
 
 
-def test_without_colours_trained_tokens_stand_between_marks():
+def test_without_colours_sampled_tokens_stand_between_marks():
     [sequence] = sequences([call([1], [2])])
     assert show.coloured(sequence, lambda ids: "".join(map(str, ids)), marks=True).plain == "1⟦2⟧"
 

@@ -197,6 +197,26 @@ def test_a_file_of_a_newer_nexrl_is_refused(tmp_path):
         pass
 
 
+def test_a_file_that_is_no_database_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / FILE).write_text("no database at all, but something else that is long enough")
+    with pytest.raises(ConfigError, match=f"file is not a database; restore {FILE} from a backup, move it away"):
+        EmbeddedStore(tmp_path)
+
+
+@pytest.mark.parametrize(("version", "reason"), [(0, "table sessions already exists"), (VERSION, "no such table")])
+def test_a_file_whose_version_is_not_that_of_its_tables_is_refused_with_the_remedy(tmp_path, version, reason):
+    with closing(sqlite3.connect(tmp_path / FILE)) as raw:
+        raw.executescript(f"CREATE TABLE sessions (id); PRAGMA user_version = {version};")
+    with pytest.raises(ConfigError, match=f"{reason}.*other tables than its schema version says: restore it or give"):
+        EmbeddedStore(tmp_path)
+
+
+def test_a_directory_that_cannot_be_one_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="give a directory that can be written"):
+        EmbeddedStore(tmp_path / "file")
+
+
 def test_an_older_file_is_refused_where_it_is_only_read(tmp_path):
     path = of_version_1(tmp_path / "old") / FILE
     with pytest.raises(ConfigError, match=r"has schema version 1.*start `nexrl ingest` on it once"), read_only(path):

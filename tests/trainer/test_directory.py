@@ -4,8 +4,10 @@ import pytest
 from nexrl.errors import ConfigError
 from nexrl_trainer.directory import RunDirectory, State
 from nexrl_trainer.recipe.agent import Agent
+from nexrl_trainer.recipe.sessions import Sessions
 from nexrl_trainer.recipe.trackers import Trackers
-from nexrl_trainer.recipe.tree import Model, Recipe, Tasks
+from nexrl_trainer.recipe.train import Train
+from nexrl_trainer.recipe.tree import Model, Proxy, Recipe, Tasks
 
 RECIPE = Recipe(
     name="r",
@@ -21,9 +23,9 @@ def changed(**values):
     return msgspec.structs.replace(RECIPE, **values)
 
 
-def save(directory, step, keep=2):
+def save(directory, step, keep=2, trained_tokens=9):
     (directory.draft(step) / "weights").write_text(str(step))
-    directory.commit(State(step=step, version=step), keep)
+    directory.commit(State(step=step, version=step, trained_tokens=trained_tokens), keep)
 
 
 def test_the_newest_checkpoints_are_kept_and_found(tmp_path):
@@ -64,14 +66,49 @@ def test_the_best_checkpoint_stays_however_old_it_is_until_a_better_one_comes(tm
     assert (directory.best / "weights").read_text() == "3"
 
 
-def test_a_run_goes_on_under_the_same_recipe_and_more_steps(tmp_path):
+def open_and_leave(directory, recipe=RECIPE):
+    with directory.opened(recipe) as note:
+        return note
+
+
+def test_a_run_that_has_trained_goes_on_under_what_it_learns_and_how_it_learns_may_change(tmp_path):
     directory = RunDirectory(tmp_path / "run")
-    with directory.opened(RECIPE):
-        pass
-    with directory.opened(changed(steps=9, trackers=Trackers(tensorboard=True))):
-        pass
-    with pytest.raises(ConfigError, match="seed was 0, is 4"), directory.opened(changed(seed=4)):
-        pass
+    open_and_leave(directory)
+    save(directory, 1)
+    slower = msgspec.structs.replace(RECIPE.agent, concurrency=2, timeout_s=900.0, attempts=3)
+    small = Train(threads=2, micro_batch_tokens=512)
+    how = changed(steps=9, trackers=Trackers(tensorboard=True), agent=slower, train=small, proxy=Proxy(port=8001))
+    assert open_and_leave(directory, how) is None
+    with pytest.raises(ConfigError, match=r"seed was 0, is 4\..* remove this one to begin anew"):
+        open_and_leave(directory, changed(seed=4))
+    with pytest.raises(ConfigError, match=r"train\.learning_rate was 1e-06, is 0\.1"):
+        open_and_leave(directory, changed(train=Train(learning_rate=0.1)))
+    assert directory.latest()[1].step == 1
+
+
+def test_a_start_that_trained_nothing_is_put_aside_for_a_corrected_recipe(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    for number, script in enumerate(["agent.py", "mended.py", "again.py"]):
+        note = open_and_leave(directory, changed(agent=Agent(command=["python", script])))
+        assert (note is None) == (number == 0)
+        directory.ingest.mkdir()  # fails where an earlier start's rollouts are still in the way
+        (directory.ingest / "rollouts").write_text(script)
+        save(directory, 1, trained_tokens=0)
+    assert note.startswith(
+        "the recipe has changed (agent.command was ['python', 'mended.py'], is ['python', 'again.py']"
+    )
+    assert note.endswith(f"what was there is in {directory.path / 'earlier-2'}")
+    for name, script in (("earlier-1", "agent.py"), ("earlier-2", "mended.py"), (".", "again.py")):
+        assert (directory.path / name / "ingest" / "rollouts").read_text() == script
+        assert script in (directory.path / name / "recipe.yaml").read_text()
+
+
+def test_peoples_sessions_are_not_put_aside(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    learns = Recipe(name="r", steps=3, model=Model(path="m"), sessions=Sessions(group="key", feedback={"thumbs": 1.0}))
+    open_and_leave(directory, learns)
+    with pytest.raises(ConfigError, match="seed was 0, is 4"):
+        open_and_leave(directory, msgspec.structs.replace(learns, seed=4))
 
 
 def test_two_trainers_cannot_share_a_directory(tmp_path):

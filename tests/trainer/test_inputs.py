@@ -54,5 +54,5 @@ def test_a_teacher_of_another_vocabulary_is_refused(recipe, tmp_path, words):
 
 def test_a_teacher_that_is_not_there_is_named(recipe, tmp_path):
     model(tmp_path / "student", "a")
-    with pytest.raises(ConfigError, match=r"teacher, teacher: no config\.json"):
+    with pytest.raises(ConfigError, match=r"teacher, teacher: no directory"):
         recipe.check()

@@ -104,6 +104,59 @@ def test_what_is_wrong_in_a_recipe_is_named(tmp_path, text, overrides, message):
         load(written(tmp_path, text), *overrides)
 
 
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (
+            "train: {learning_rat: 1e-3}",
+            [],
+            "{file}: Object contains unknown field `learning_rat`: did you mean `learning_rate`? - at `$.train`",
+        ),
+        (
+            "agent: {command: [a], limits: {cpu: 3}}",
+            [],
+            "{file}: Object contains unknown field `cpu`: did you mean `cpu_s`? - at `$.agent.limits`",
+        ),
+        ("", ["seed=1", "step=1"], "step=1: Object contains unknown field `step`: did you mean `steps`?"),
+        (
+            "",
+            ["train={lr: 1}"],
+            "train={{lr: 1}}: Object contains unknown field `lr`: did you mean `learning_rate`? - at `$.train`",
+        ),
+        ("train: {optimiser: adam}", [], "{file}: Object contains unknown field `optimiser` - at `$.train`"),
+        (
+            "tasks: {train: [{path: a, repat: 2}]}",
+            ["seed=1"],
+            "{file}: Object contains unknown field `repat`: did you mean `repeat`? - at `$.tasks.train[0]`",
+        ),
+        ("steps: soon", [], "{file}: Expected `int`, got `str` 'soon' - at `$.steps`"),
+        (
+            "train: {threads: 2}",
+            ["train.threads=1", "train.threads=0"],
+            "train.threads=0: Expected `int` >= 1, got 0 - at `$.train.threads`",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_with_what_was_meant_what_stands_there_and_who_set_it(tmp_path, text, overrides, message):
+    path = written(tmp_path, f"extends: base.yaml\n{text}\n")
+    written(tmp_path, MINIMAL, "base.yaml")
+    with pytest.raises(ConfigError) as refused:
+        load(path, *overrides)
+    assert str(refused.value) == message.format(file=path)
+
+
+def test_settings_that_do_not_go_with_the_rest_are_named_beside_the_file(tmp_path):
+    path = written(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        load(path, "seed=1", "evaluation.patience=2")
+    assert str(refused.value).startswith(f"{path} with evaluation.patience=2: evaluation.patience=2: nothing is")
+
+
+def test_a_variable_that_has_a_wrong_value_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"^NEXRL_TRAIN__THREADS=many: Expected `int`, got `str` 'many'"):
+        load(written(tmp_path), NEXRL_TRAIN__THREADS="many")
+
+
 def test_a_variable_that_names_no_setting_is_an_error_not_silence(tmp_path):
     with pytest.raises(ConfigError, match="NEXRL_STEPZ"):
         load(written(tmp_path), NEXRL_STEPZ="4")
@@ -120,4 +173,19 @@ def test_an_evaluation_without_tasks_is_refused_and_not_left_out(tmp_path):
 def test_a_missing_file_is_named_before_anything_starts(tmp_path):
     recipe = load(written(tmp_path))
     with pytest.raises(ConfigError, match=r"reward=reward\.py: no file .*reward\.py"):
+        recipe.check()
+
+
+def test_a_model_that_is_no_directory_is_to_be_downloaded_first_and_one_without_config_is_told_so(tmp_path):
+    (tmp_path / "reward.py").touch()
+    recipe = load(written(tmp_path), "model.path=Qwen/Qwen3-0.6B")
+    folder = tmp_path / "Qwen" / "Qwen3-0.6B"
+    with pytest.raises(ConfigError) as refused:
+        recipe.check()
+    assert str(refused.value) == (
+        f"model.path=Qwen/Qwen3-0.6B: no directory {folder}; a model is not looked up on a hub: download it first "
+        f"(hf download Qwen/Qwen3-0.6B --local-dir {folder})"
+    )
+    folder.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"^model\.path=Qwen/Qwen3-0\.6B: no config\.json in {folder}$"):
         recipe.check()

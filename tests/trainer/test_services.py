@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,8 +10,9 @@ import time
 import psutil
 import pytest
 
-from nexrl.errors import ServiceError
+from nexrl.errors import ConfigError, ServiceError
 from nexrl_trainer.services.process import ServiceProcess
+from nexrl_trainer.services.running import refuse_taken
 
 SERVICE = """
 import asyncio
@@ -37,6 +39,14 @@ def test_a_service_that_dies_at_the_start_shows_the_end_of_its_log(tmp_path):
     with pytest.raises(ServiceError, match=r"(?s)thing did not start: exit code 1.*port 80 is in use"):
         service.url()
     service.stop()
+
+
+def test_a_port_that_is_taken_is_told_by_the_recipes_name_for_it():
+    refuse_taken("proxy.port", 0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"^proxy\.port={port}: Address already in use; set another, or 0"):
+            refuse_taken("proxy.port", port)
 
 
 def test_a_service_that_stays_silent_is_given_up_and_killed(tmp_path):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nexrl.cli import needing
 from nexrl.cli import run as run_application
 
 INTERRUPTED = 130
@@ -38,9 +39,10 @@ def train(
     # Ray, torch and the rest take seconds to import; --help should not.
     from rich.console import Console
 
-    from nexrl_trainer.directory import RunDirectory
-    from nexrl_trainer.inputs import read
-    from nexrl_trainer.recipe import load_recipe
+    with needing("nexrl-train", "train"):
+        from nexrl_trainer.directory import RunDirectory
+        from nexrl_trainer.inputs import read
+        from nexrl_trainer.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     given = read(loaded)
@@ -49,7 +51,8 @@ def train(
 
         sys.stdout.write(preview(loaded, given, show_tasks))
         return
-    from nexrl_trainer.run import run as run_recipe
+    with needing("nexrl-train", "train"):
+        from nexrl_trainer.run import run as run_recipe
 
     directory = RunDirectory((run or Path("runs") / loaded.name).absolute())
     console = Console()
@@ -59,7 +62,7 @@ def train(
     except KeyboardInterrupt:
         console.print(f"\nstopped; nothing is lost: the same command goes on from {directory.path}", soft_wrap=True)
         sys.exit(INTERRUPTED)
-    _show(console, result, directory.path)
+    _show(console, result, directory, next_commands(loaded, directory.path, result.steps))
 
 
 def main() -> None:
@@ -67,33 +70,47 @@ def main() -> None:
     run_application(app, sys.argv[1:])
 
 
+def next_commands(recipe: Any, folder: Path, steps: int) -> list[str]:
+    """Return what is worth doing after a run; what it captured is looked at where it is, at `ingest.url` if need be."""
+    where, model = str(folder), ""
+    if recipe.ingest.url:
+        where, model = recipe.ingest.url, f" --model {recipe.resolve(recipe.model.path)}"
+    return [
+        f"nexrl sessions {where}",
+        f"nexrl trajectories {where}{model}",
+        f"nexrl-train {folder / 'recipe.yaml'} --run {folder} steps={2 * steps}",
+    ]
+
+
 def _as_interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _show(console: Any, result: Any, folder: Path) -> None:
+def _show(console: Any, result: Any, directory: Any, commands: list[str]) -> None:
     from rich.panel import Panel
 
+    from nexrl_trainer.measuring import several, why_untrained
+
+    folder, why = directory.path, why_untrained(directory.metrics())
     before, after = (
         ("not measured" if x is None else f"{x:.2f}") for x in (result.success_before, result.success_after)
     )
     console.print(
         Panel(
             f"held-out success  [bold]{before} -> {after}[/bold]\n"
-            f"{result.steps} steps, {result.trained_tokens} trained tokens, {result.drift} drifted calls, "
+            f"{several(result.steps, 'step')}, {several(result.trained_tokens, 'trained token')}, "
+            f"{several(result.drift, 'drifted call')}, "
             f"{result.wall_s / 60:.1f} min",
-            title="done",
+            title="done, and nothing was trained" if why else "done",
             expand=False,
         )
     )
+    if why:
+        console.print(why, style="yellow", soft_wrap=True, highlight=False, markup=False)
     console.print(f"run directory  {folder}", soft_wrap=True, highlight=False)
     console.print(f"reward curve   {folder / 'reward.png'}", soft_wrap=True, highlight=False)
     console.print("\nnext:", highlight=False)
-    for command in (
-        f"nexrl sessions {folder}",
-        f"nexrl trajectories {folder}",
-        f"nexrl-train {folder / 'recipe.yaml'} --run {folder} steps={2 * result.steps}",
-    ):
+    for command in commands:
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -7,7 +7,7 @@ ingest/        the store                   logs/           of the services
 proxy/         spans not yet delivered     weights/        what the engine reads
 version        newest weight version       judging/        rollouts that wait for the rest of their group
 trackers.json  and what trackers keep      draws.jsonl     tasks drawn by a curriculum
-.lock          while a run uses it
+.lock          while a run uses it            earlier-1/      a start that trained nothing, by another recipe
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from msgspec import Struct
 from nexrl.errors import ConfigError
 from nexrl_trainer.files import sync, write_whole
 from nexrl_trainer.recipe import Recipe, load_recipe, to_yaml
+from nexrl_trainer.recipe.changes import differences
 from nexrl_trainer.rollouts.planning import Position
 
 StateT = TypeVar("StateT")
-MAY_CHANGE = frozenset({"steps", "folder", "trackers", "engine.publication"})
-"""What a resumed run may say differently from the first one."""
+EARLIER = "earlier-"
 
 
 class State(Struct, frozen=True, kw_only=True):
@@ -70,8 +70,11 @@ class RunDirectory:
         self.draws = path / "draws.jsonl"
 
     @contextlib.contextmanager
-    def opened(self, recipe: Recipe) -> Generator[None]:
-        """Hold the directory for one run of this recipe; raises ConfigError where that cannot be."""
+    def opened(self, recipe: Recipe) -> Generator[str | None]:
+        """Hold the directory for one run of this recipe; raises ConfigError where that cannot be.
+
+        Yields what is to be said where an earlier start, which trained nothing, was put aside for a changed recipe.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock_file = (self.path / ".lock").open("w")
@@ -82,8 +85,7 @@ class RunDirectory:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConfigError(f"{self.path}: another nexrl-train is using it; choose another --run") from None
-            self._claim(recipe)
-            yield
+            yield self._claim(recipe)
 
     def latest(self) -> tuple[Path, State] | None:
         """Return the newest checkpoint and its state, or None before the first."""
@@ -151,31 +153,48 @@ class RunDirectory:
         lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in self.metrics_file.read_bytes().splitlines()]
         return list({(line["kind"], line["step"]): line for line in lines}.values())
 
-    def _claim(self, recipe: Recipe) -> None:
+    def _claim(self, recipe: Recipe) -> str | None:
+        note = None
         if self.recipe_file.is_file():
             before = load_recipe(self.recipe_file, environment={})
-            if changed := _differences(msgspec.to_builtins(before), msgspec.to_builtins(recipe)):
-                raise ConfigError(
-                    f"{self.path} holds a run whose recipe says otherwise: {'; '.join(changed)}. "
-                    "Only `steps`, `trackers` and `engine.publication` may change; choose another --run directory"
-                )
-        elif any(item.name != ".lock" for item in self.path.iterdir()):
+            if changed := differences(before, recipe):
+                # Sessions are people's, not the recipe's: they come once.
+                if self._trained() or before.sessions:
+                    raise ConfigError(
+                        f"{self.path} holds a run whose recipe says otherwise: {'; '.join(changed)}. What is learned "
+                        "may not change midway (docs/training.md lists what may): choose another --run directory, or "
+                        "remove this one to begin anew"
+                    )
+                note = self._put_aside(changed)
+        elif self._left():
             raise ConfigError(f"{self.path} is not empty and holds no run; choose another --run directory")
         write_whole(self.recipe_file, to_yaml(recipe).encode())
         _drop_torn_line(self.metrics_file)
+        return note
 
+    def _trained(self) -> bool:
+        """Whether there are weights that an earlier start has changed and saved."""
+        latest = self.latest()
+        return latest is not None and latest[1].trained_tokens > 0
 
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for key, new in now.items():
-        name, old = f"{prefix}{key}", before.get(key)
-        if name in MAY_CHANGE:
-            continue
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{name}.")
-        elif old != new:
-            found.append(f"{name} was {old!r}, is {new!r}")
-    return found
+    def _put_aside(self, changed: list[str]) -> str:
+        """Move what an earlier start left out of the way, and say so.
+
+        Rollouts of the recipe as it was would else be taken for those of the recipe as it is.
+        """
+        aside = self.path / f"{EARLIER}{len(list(self.path.glob(f'{EARLIER}*'))) + 1}"
+        aside.mkdir()
+        # The recipe last: until then the directory holds the run that it held.
+        for item in sorted(self._left(), key=lambda item: item == self.recipe_file):
+            item.rename(aside / item.name)
+        return (
+            f"the recipe has changed ({'; '.join(changed)}) and nothing was trained yet: the run begins anew, and "
+            f"what was there is in {aside}"
+        )
+
+    def _left(self) -> list[Path]:
+        """Return what of the directory is about its present run."""
+        return [item for item in self.path.iterdir() if item.name != ".lock" and not item.name.startswith(EARLIER)]
 
 
 def _drop_torn_line(path: Path) -> None:

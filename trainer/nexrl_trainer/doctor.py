@@ -54,7 +54,7 @@ def examine() -> list[Finding]:
     checks: list[Callable[[], Finding]] = [_python, _memory, _disk, _torch, _gpu, _sglang]
     packages = {
         "ray": "train",
-        "transformers": "serve",
+        "transformers": "train",
         "aiohttp": "serve",
         "matplotlib": "train",
         "openai": "examples",

@@ -14,10 +14,19 @@ from nexrl_trainer.world import World
 EVALUATION = "evaluation"
 
 
+class EvaluationError(RunError):
+    """Not one held-out rollout came to its end, under the weights of `state`."""
+
+    def __init__(self, message: str, state: State) -> None:
+        super().__init__(message)
+        self.state = state
+
+
 async def evaluate(world: World, state: State) -> float | None:
     """Run the held-out tasks under the current weights; return the share that succeeded, None without such tasks.
 
     A failed rollout is no success: the agent did not do its job. The checkpoint of the best step so far is kept.
+    Raises EvaluationError where all of them failed: that says nothing of the weights.
     """
     if not world.heldout or not world.attempts:
         return None
@@ -26,7 +35,8 @@ async def evaluate(world: World, state: State) -> float | None:
     states = await evaluated(groups, world.attempts, world.ingest)
     outcomes = [outcome for item in states for outcome in item.outcomes]
     if all(outcome.status == "failed" for outcome in outcomes):
-        raise RunError(f"evaluation: every rollout failed; {commonest([outcome.reason for outcome in outcomes])}")
+        reasons = commonest([outcome.reason for outcome in outcomes])
+        raise EvaluationError(f"evaluation: every rollout failed; {reasons}", state)
     totals = [outcome.rewards[TOTAL] for outcome in outcomes if outcome.status == "completed"]
     success = sum(total >= world.recipe.evaluation.success_at for total in totals) / len(outcomes)
     measured = {"success": success, "rollouts": len(outcomes), "failed": len(outcomes) - len(totals)}

@@ -16,9 +16,9 @@ from nexrl.records import encode
 from nexrl_trainer.batches.datums import Datum, minibatches, weighed
 from nexrl_trainer.batches.scoring import choose, with_column
 from nexrl_trainer.directory import RunDirectory, State
-from nexrl_trainer.evaluating import best_step, evaluate, stalled
+from nexrl_trainer.evaluating import EvaluationError, best_step, evaluate, stalled
 from nexrl_trainer.files import write_whole
-from nexrl_trainer.measuring import Clock, commonest, step_metrics, token_means
+from nexrl_trainer.measuring import Clock, commonest, several, step_metrics, token_means
 from nexrl_trainer.policy.schedule import learning_rate
 from nexrl_trainer.policy.service import Optimizer, TrainService
 from nexrl_trainer.recipe import Recipe
@@ -37,13 +37,38 @@ class Result(Struct, frozen=True, kw_only=True):
     wall_s: float
     trained_tokens: int
     drift: int
+    evaluation_error: str | None = None
+    """Why the run ended at an evaluation, after steps that are trained and saved."""
 
 
 async def train(world: World, state: State, began: float) -> Result:
     """Run the remaining steps of the recipe from `state`; the engine samples with `state.version` already.
 
-    `began` is the monotonic time from which the run's wall-clock seconds count.
+    `began` is the monotonic time from which the run's wall-clock seconds count. An evaluation in which every rollout
+    fails ends the run, but what was trained before stays: it is saved, and the result says what happened.
     """
+    failure = None
+    try:
+        state, success = await _steps(world, state, began)
+    except EvaluationError as error:
+        if not error.state.step:
+            raise
+        state, success, failure = error.state, None, str(error)
+    await world.checkpoints.end(state)
+    return Result(
+        success_before=state.success_before,
+        success_after=success,
+        best_step=best_step(world.directory.metrics()),
+        steps=state.step,
+        wall_s=time.monotonic() - began,
+        trained_tokens=state.trained_tokens,
+        drift=state.drift,
+        evaluation_error=failure,
+    )
+
+
+async def _steps(world: World, state: State, began: float) -> tuple[State, float | None]:
+    """Go on until the last step or an early stop; return where that is, and the held-out success there."""
     recipe, every = world.recipe, world.recipe.evaluation.every
     if recipe.evaluation.before and state.success_before is None:
         state = structs.replace(state, success_before=await evaluate(world, state))
@@ -99,16 +124,7 @@ async def train(world: World, state: State, began: float) -> Result:
         success = await evaluate(world, state) if every and state.step % every == 0 else None
     if success is None:
         success = await evaluate(world, state)
-    await world.checkpoints.end(state)
-    return Result(
-        success_before=state.success_before,
-        success_after=success,
-        best_step=best_step(world.directory.metrics()),
-        steps=state.step,
-        wall_s=time.monotonic() - began,
-        trained_tokens=state.trained_tokens,
-        drift=state.drift,
-    )
+    return state, success
 
 
 async def learn(policy: TrainService, datums: Sequence[Datum], recipe: Recipe, step: int) -> list[dict[str, float]]:
@@ -148,3 +164,24 @@ def refuse_hopeless(step: int, collected: Collected) -> None:
 def write_summary(directory: RunDirectory, result: Result) -> None:
     """Write summary.json."""
     write_whole(directory.summary_file, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+
+
+def unevaluated(error: str, directory: RunDirectory) -> str:
+    """Say of a run that ended at an evaluation what it leaves, and what to do."""
+    latest = directory.latest()
+    assert latest
+    folder, state = latest
+    return (
+        f"{error}\nThe weights after {several(state.step, 'step')} are in {folder}, how the steps went is in "
+        f"{directory.summary_file} and {directory.picture}. Once what failed is mended, the same command evaluates "
+        "again and goes on"
+    )
+
+
+def finished(directory: RunDirectory, steps: int) -> Result | None:
+    """Return the result of a run whose newest checkpoint it tells of, where `steps` ask for no more; else None."""
+    latest = directory.latest()
+    if not latest or not directory.summary_file.is_file():
+        return None
+    result = msgspec.json.decode(directory.summary_file.read_bytes(), type=Result)
+    return result if latest[1].step == result.steps >= steps and result.evaluation_error is None else None

@@ -5,7 +5,7 @@ Pure, but for the clock. The train service sums (`algorithms/loss.py`), the sele
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nexrl_ingest.client import ExternalState
@@ -128,5 +128,39 @@ def sessions_metrics(standing: ExternalState) -> dict[str, int]:
 
 
 def commonest(reasons: Sequence[str]) -> str:
-    """Say what went wrong most often. Example: a a b -> "2 times: a; 1 times: b"."""
-    return "; ".join(f"{count} times: {reason}" for reason, count in Counter(reasons).most_common(3))
+    """Say what went wrong most often. Example: a a b -> "2 times: a; 1 time: b"."""
+    return "; ".join(f"{several(count, 'time')}: {reason}" for reason, count in Counter(reasons).most_common(3))
+
+
+def several(count: int, noun: str) -> str:
+    """Return a number with its noun. Example: 1 step, 2 steps."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def contrast(metrics: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many groups of a step had no contrast, and of how many; those are in it that were replaced."""
+    replaced = metrics["dropped_without_contrast"]
+    return metrics["without_contrast"] + replaced, metrics["groups"] + replaced
+
+
+def why_untrained(lines: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say why no step trained a token, and what helps; None where one did, or none was made.
+
+    `lines` are those of metrics.jsonl.
+    """
+    steps = [line for line in lines if line["kind"] == "step"]
+    if not steps or any(line["trained_tokens"] for line in steps):
+        return None
+    failed, rollouts = (sum(line[name] for line in steps) for name in ("failed", "rollouts"))
+    equal, groups = (sum(numbers) for numbers in zip(*map(contrast, steps), strict=True))
+    causes: list[str] = []
+    if failed:
+        causes.append(f"{failed} of {several(rollouts, 'rollout')} failed: `nexrl sessions` shows why")
+    if equal:
+        causes.append(
+            f"{equal} of {several(groups, 'group')} had no contrast, for the rewards of their rollouts were equal: "
+            "tasks that are solved now and then, a reward with more shades, or a larger `rollouts.group_size` give some"
+        )
+    if equal < groups or not groups:
+        causes.append("what else was sampled was left out: see `algorithm.filters` and the counts in metrics.jsonl")
+    return "nothing was trained; " + "; ".join(causes)

@@ -12,9 +12,23 @@ from rich.table import Table
 from rich.text import Text
 
 from nexrl.records import Outcome
+from nexrl_trainer.measuring import contrast, several
 
 SHOWN_STEPS = 12
 BAR_WIDTH = 20
+
+_COLUMNS = (
+    "step",
+    "reward",
+    "",
+    "sampled tok/s",
+    "staleness",
+    "KL to engine",
+    "entropy",
+    "no contrast",
+    "failed",
+    "s",
+)
 
 
 class Progress:
@@ -29,7 +43,8 @@ class Progress:
         self._failures: Counter[str] = Counter()
         self._notes: list[str] = []
         self._waiting = ""
-        self._started = time.monotonic()
+        self._began = 0.0
+        """When the first step did: what comes before it is not part of a step."""
         self._phase = Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._current = self._phase.add_task("starting", total=None)
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._picture)
@@ -64,17 +79,19 @@ class Progress:
 
     def step(self, step: int, metrics: dict[str, Any]) -> None:
         """Note a finished step."""
+        if not self._rows:
+            self._began = time.monotonic() - _seconds(metrics)
         self._rows.append((step, metrics))
         self._say(f"step {step}/{self._steps}: {step_line(metrics)}, {self._time_left()}")
 
     def evaluated(self, step: int, success: float) -> None:
         """Note how the held-out tasks went after `step` steps."""
         self._successes[step] = success
-        self._say(f"held-out success after {step} steps: {success:.2f}")
+        self._say(f"held-out success after {several(step, 'step')}: {success:.2f}")
 
     def stopped_early(self, step: int) -> None:
         """Note that the held-out tasks do not get better any more."""
-        self._say(f"stopped early after {step} steps: evaluation.patience is used up")
+        self._say(f"stopped early after {several(step, 'step')}: evaluation.patience is used up")
 
     def note(self, text: str) -> None:
         """Tell of something that happened to the run itself."""
@@ -89,12 +106,12 @@ class Progress:
         done = self._rows[-1][0] - self._first if self._rows else 0
         if not done:
             return "time left: not known yet"
-        seconds = (time.monotonic() - self._started) / done * (self._steps - self._rows[-1][0])
+        seconds = (time.monotonic() - self._began) / done * (self._steps - self._rows[-1][0])
         return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"  # noqa: PLR2004
 
     def _picture(self) -> Group:
         table = Table(expand=False)
-        for name in ("step", "reward", "", "sampled tok/s", "staleness", "KL to engine", "entropy", "failed", "s"):
+        for name in _COLUMNS:
             table.add_column(name, justify="left" if not name else "right")
         for step, metrics in self._rows[-SHOWN_STEPS:]:
             table.add_row(str(step), *_cells(metrics))
@@ -108,11 +125,16 @@ class Progress:
 def step_line(metrics: dict[str, Any]) -> str:
     """Return a step in one line."""
     reward = "-" if metrics["reward"] is None else f"{metrics['reward']:.3f}"
-    seconds = metrics["rollout_s"] + metrics["train_s"] + metrics["publish_s"]
+    without, groups = contrast(metrics)
     return (
         f"reward {reward}, {_rate(metrics)} sampled tokens/s, "
-        f"staleness {metrics['staleness_mean']:.1f}, {metrics['failed']} failed, {seconds:.1f} s"
+        f"staleness {metrics['staleness_mean']:.1f}, {without} of {several(groups, 'group')} without contrast, "
+        f"{metrics['failed']} failed, {_seconds(metrics):.1f} s"
     )
+
+
+def _seconds(metrics: dict[str, Any]) -> float:
+    return metrics["rollout_s"] + metrics["train_s"] + metrics["publish_s"]
 
 
 def _rate(metrics: dict[str, Any]) -> str:
@@ -122,7 +144,6 @@ def _rate(metrics: dict[str, Any]) -> str:
 
 def _cells(metrics: dict[str, Any]) -> list[str]:
     reward = metrics["reward"]
-    seconds = metrics["rollout_s"] + metrics["train_s"] + metrics["publish_s"]
     return [
         "-" if reward is None else f"{reward:.3f}",
         "█" * round(BAR_WIDTH * min(max(reward or 0.0, 0.0), 1.0)),
@@ -130,6 +151,7 @@ def _cells(metrics: dict[str, Any]) -> list[str]:
         f"{metrics['staleness_mean']:.1f}",
         f"{metrics['kl_engine']:.4f}" if "kl_engine" in metrics else "-",
         f"{metrics['entropy']:.3f}" if "entropy" in metrics else "-",
+        "{}/{}".format(*contrast(metrics)),
         str(metrics["failed"]),
-        f"{seconds:.1f}",
+        f"{_seconds(metrics):.1f}",
     ]

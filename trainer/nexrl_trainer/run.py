@@ -11,6 +11,7 @@ import aiohttp
 from msgspec import structs
 from rich.console import Console
 
+from nexrl.errors import RunError
 from nexrl.keys import ADMIN_KEY_VARIABLE, admin_key
 from nexrl.service import allow_many_files
 from nexrl_ingest.client import IngestClient
@@ -25,7 +26,8 @@ from nexrl_trainer.engines.publication import weights_folder
 from nexrl_trainer.engines.publisher import Publisher
 from nexrl_trainer.flows import Ground, attempts_of, flow_of
 from nexrl_trainer.inputs import Given, prepare_model
-from nexrl_trainer.loop import Result, train, write_summary
+from nexrl_trainer.loop import Result, finished, train, unevaluated, write_summary
+from nexrl_trainer.measuring import several
 from nexrl_trainer.picture import draw_rewards
 from nexrl_trainer.policy.placed import PlacedTrainService
 from nexrl_trainer.progress import Progress
@@ -39,16 +41,24 @@ from nexrl_trainer.world import World
 def run(recipe: Recipe, given: Given, directory: RunDirectory, console: Console) -> Result:
     """Run the recipe in the directory, from its newest checkpoint if it has one.
 
-    Raises NexrlError for what people can mend. Ctrl-C stops everything and raises KeyboardInterrupt.
+    Raises NexrlError for what people can mend. Ctrl-C stops everything and raises KeyboardInterrupt. A finished run
+    that is asked for no more steps is left as it is: its result is returned.
     """
     allow_many_files()
-    with directory.opened(recipe):
+    with directory.opened(recipe) as note:
+        if note:
+            console.print(note, soft_wrap=True, highlight=False, markup=False)
+        if done := finished(directory, recipe.steps):
+            console.print(f"already done: {several(done.steps, 'step')}", highlight=False)
+            return done
         model = prepare_model(recipe, console)
         with Trackers.started(recipe, directory, console) as trackers:
             with cluster(recipe):
                 result = asyncio.run(_run(recipe, given, directory, model, console, trackers))
             write_summary(directory, result)
             draw_rewards(directory.metrics(), directory.picture, recipe.name)
+            if result.evaluation_error:
+                raise RunError(unevaluated(result.evaluation_error, directory))
     return result
 
 

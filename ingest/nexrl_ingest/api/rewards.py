@@ -19,7 +19,7 @@ async def give(call: Call) -> Reward:
     session, asked = call.part("id"), call.body
     reward = Reward(
         name=asked.name,
-        value=asked.value,
+        value=float(asked.value),
         call=asked.call,
         by=giver(call.caller, asked),
         at_ns=_when(call.caller, asked),

@@ -8,25 +8,26 @@ from collections import deque
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import msgspec
 import typer
 from msgspec import structs
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from nexrl.errors import ConfigError
-from nexrl.records import Sequence, Trajectory
+from nexrl.records import Sequence
 from nexrl_ingest.assembly import sequences
-from nexrl_ingest.assembly.measuring import counts, measures
+from nexrl_ingest.commands.session_table import fitted, rewards_of, status_of
 from nexrl_ingest.commands.sources import Recorded, opened, recorded
-from nexrl_ingest.groups import ledger
+from nexrl_ingest.wire import SessionSummary
 
-STATUS_STYLES = {"completed": "green", "failed": "red", "open": "yellow"}
-TRAINED, CONTEXT = "bold green", "dim"
+SAMPLED, CONTEXT = "bold green", "dim"
+UNFOLDED = 1_000_000
+"""Cells, where no terminal has a width: a line is as long as it is."""
 _SHOWN_ID = 8
 Decoder = Callable[[list[int]], str]
 Where = Annotated[
@@ -41,15 +42,33 @@ Where = Annotated[
 def sessions(
     source: Where,
     limit: Annotated[int, typer.Option(help="Show this many, the latest last.", min=1)] = 50,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, as `GET /api/sessions` gives them.")
+    ] = False,
 ) -> None:
-    """List captured sessions: status, rewards, calls, how well they merged, what is trained, and drift.
+    """List captured sessions: status, rewards, calls, how well they merged, how much was sampled, and drift.
 
-    merge: calls per sequence, 1 where no call extends another. drift: calls that should have extended one and did not.
+    merge: calls per sequence, 1 where no call extends another. sampled: tokens of the model's own, which training can
+    learn from. drift: calls that should have extended one and did not. A narrow terminal shows fewer columns.
 
     Example: nexrl sessions runs/short --limit 10
     """
-    found = asyncio.run(_captured(source, None, limit))
-    Console().print(_table(source, found) if found else _nothing(source))
+    if json:
+        for one in asyncio.run(_listed(source, limit)):
+            typer.echo(msgspec.json.encode(one))
+        return
+    found, console = asyncio.run(_captured(source, None, limit)), Console()
+    if not console.is_terminal:
+        console.width = UNFOLDED
+    if not found:
+        console.print(_nothing(source))
+        return
+    table, left_out = fitted(found, console.width)
+    console.print(Text(f"sessions in {source}", style="italic"), soft_wrap=True)
+    console.width = max(console.width, table.width or 0)
+    console.print(table)
+    if left_out:
+        console.print(Text(f"no room for: {', '.join(left_out)}; a wider terminal or a pipe has it", style="dim"))
 
 
 def trajectories(
@@ -60,7 +79,7 @@ def trajectories(
         Path | None, typer.Option(help="Directory with the tokenizer; a run's own by default, ids are shown without.")
     ] = None,
 ) -> None:
-    """Show sessions as trees of chains and as text, the trained tokens in colour, or between ⟦ and ⟧ without colours.
+    """Show sessions as trees of chains and as text, sampled tokens in colour, or between ⟦ and ⟧ without colours.
 
     Example: nexrl trajectories http://127.0.0.1:4318 my-attempt --model models/qwen3
     """
@@ -73,6 +92,11 @@ def trajectories(
         console.print(_panel(one, decode, marks=console.color_system is None))
 
 
+async def _listed(source: str, limit: int) -> list[SessionSummary]:
+    async with opened(source) as where:
+        return (await where.sessions(limit=limit))[::-1]
+
+
 async def _captured(source: str, session: str | None, limit: int) -> list[Recorded]:
     """Read one session, or the latest ones with model calls, the latest last."""
     async with opened(source) as where:
@@ -81,40 +105,6 @@ async def _captured(source: str, session: str | None, limit: int) -> list[Record
             raise ConfigError(f"session {session!r} is not in {source}; `nexrl sessions {source}` lists what is")
         found = [(one, await recorded(where, one.session, one.group)) for one in reversed(chosen)]
         return [structs.replace(item, tags=one.tags) for one, item in found]
-
-
-def _table(source: str, found: list[Recorded]) -> Table:
-    table = Table(title=f"sessions in {source}", title_justify="left")
-    tagged = any(one.tags for one in found)
-    for name, justify in [*_COLUMNS, _TAGS] if tagged else _COLUMNS:
-        table.add_column(name, justify=justify, overflow="fold")
-    for one in found:
-        trajectory, measured = one.trajectory, measures([counts(one.calls, one.trajectory)])
-        table.add_row(
-            Text(trajectory.session),
-            _status(trajectory),
-            Text(_rewards(trajectory)),
-            str(measured.calls),
-            str(measured.sequences),
-            "-" if measured.merge_ratio is None else f"{measured.merge_ratio:.1f}",
-            f"{measured.trained}/{measured.tokens}",
-            Text(", ".join(sorted({item.reason for item in trajectory.drift})) or "-"),
-            *([Text(" ".join(f"{name}={value}" for name, value in one.tags.items()) or "-")] if tagged else []),
-        )
-    return table
-
-
-_COLUMNS: list[tuple[str, Any]] = [
-    ("session", "left"),
-    ("status", "left"),
-    ("reward", "left"),
-    ("calls", "right"),
-    ("sequences", "right"),
-    ("merge", "right"),
-    ("trained/tokens", "right"),
-    ("drift", "left"),
-]
-_TAGS: tuple[str, Any] = ("tags", "left")
 
 
 def _nothing(source: str) -> Text:
@@ -130,12 +120,12 @@ def _panel(found: Recorded, decode: Decoder, *, marks: bool) -> Panel:
     parts: list[RenderableType] = [chain_tree(found)]
     for number, sequence in enumerate(trajectory.sequences):
         agent = f", agent {sequence.agent}" if sequence.agent else ""
-        heading = f"sequence {number}: {len(sequence.ids)} tokens, {sum(sequence.loss_mask)} trained{agent}"
+        heading = f"sequence {number}: {len(sequence.ids)} tokens, {sum(sequence.loss_mask)} sampled{agent}"
         parts += [Text(heading, style="bold"), coloured(sequence, decode, marks=marks)]
     if not trajectory.sequences:
         parts.append(Text("no sequence can be laid out", style="yellow"))
     parts += [Text(f"drift: call {item.call}: {item.reason}", style="yellow") for item in trajectory.drift]
-    title = Text.assemble(trajectory.session, " ", _status(trajectory), " ", _rewards(trajectory))
+    title = Text.assemble(trajectory.session, " ", status_of(trajectory), " ", rewards_of(trajectory))
     return Panel(Group(*parts), title=title, title_align="left")
 
 
@@ -161,21 +151,12 @@ def chain_tree(found: Recorded) -> Tree:
 
 
 def coloured(sequence: Sequence, decode: Decoder, *, marks: bool = False) -> Text:
-    """Return a sequence's text, what is trained set off from its context; `marks`: where there are no colours."""
+    """Return a sequence's text, what was sampled set off from its context; `marks`: where there are no colours."""
     text = Text()
-    for trained, pairs in groupby(zip(sequence.loss_mask, sequence.ids, strict=True), key=lambda pair: pair[0]):
+    for sampled, pairs in groupby(zip(sequence.loss_mask, sequence.ids, strict=True), key=lambda pair: pair[0]):
         piece = decode([token for _, token in pairs])
-        text.append(f"⟦{piece}⟧" if trained and marks else piece, style=TRAINED if trained else CONTEXT)
+        text.append(f"⟦{piece}⟧" if sampled and marks else piece, style=SAMPLED if sampled else CONTEXT)
     return text
-
-
-def _status(trajectory: Trajectory) -> Text:
-    reason = f" ({trajectory.reason})" if trajectory.reason else ""
-    return Text(trajectory.status + reason, style=STATUS_STYLES[trajectory.status])
-
-
-def _rewards(trajectory: Trajectory) -> str:
-    return " ".join(f"{name}={value:g}" for name, value in ledger.named(trajectory.rewards).items()) or "-"
 
 
 def _newest_checkpoint(directory: Path) -> Path | None:

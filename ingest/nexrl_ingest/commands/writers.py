@@ -26,7 +26,7 @@ Trajectories of the run `{run}`, captured token for token by NexRL: one row per 
 
 | column | what |
 |---|---|
-| `ids`, `loss_mask` | token ids; 1 where the token was sampled and is trained |
+| `ids`, `loss_mask` | token ids; 1 where the token was sampled: what training can learn from |
 | `logprobs`, `weight_versions`, `temperatures` | of the sampled tokens; 0, -1 and 1 elsewhere |
 | `reward`, `rewards` | the trainer's total; all rewards by name, as JSON |
 | `fields`, `messages` | the task's row and the conversation, as JSON |

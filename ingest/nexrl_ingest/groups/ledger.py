@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from nexrl.records import Attempt, Group, Outcome, Reward, Trajectory, decode, encode
 from nexrl_ingest.assembly import sequences
@@ -17,7 +17,7 @@ from nexrl_ingest.span_log import calls_of, count_calls
 from nexrl_ingest.store import Connection
 from nexrl_ingest.wire import AttemptRecord, GroupRecord, RolloutState, Tag
 
-T = TypeVar("T")
+StructT = TypeVar("StructT", bound=Struct)
 AGENT = "agent"
 LARGEST_GROUP = 100_000
 _LAST_NS = 2**63 - 1
@@ -97,7 +97,8 @@ def put_reward(connection: Connection, session: str, reward: Reward, now_ns: int
     if reward.id is not None and (row := connection.fetch_one(f"{_REWARDS} AND given_id = ?", (session, reward.id))):
         known = _reward(row)
         # When it was sent again is not what it says.
-        _same(f"reward {reward.id!r} of session {session!r}", known, structs.replace(reward, at_ns=known.at_ns))
+        what = f"reward {reward.id!r} of session {session!r}, {known.name!r} = {known.value:g} by {known.by!r},"
+        _same(what, known, structs.replace(reward, at_ns=known.at_ns))
         return known
     _heard_of(connection, session, now_ns)
     connection.execute(
@@ -257,6 +258,7 @@ def _writable(*texts: str) -> None:
         raise RefusedError("a text holds a NUL character: leave it out")
 
 
-def _same(what: str, known: T, given: T) -> None:
-    if known != given:
-        raise ConflictError(f"{what} is known with other content: {known!r}; use a new id")
+def _same(what: str, known: StructT, given: StructT) -> None:
+    differing = [name for name in known.__struct_fields__ if getattr(known, name) != getattr(given, name)]
+    if differing:
+        raise ConflictError(f"{what} is known with other content: another {' and '.join(differing)}; use a new id")

@@ -50,7 +50,7 @@ class EmbeddedStore:
             self.connection = _open(self.path)
             _upgrade(self.connection, self.path, self.segments)
         except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"data directory {directory}: {error}; give a directory that can be written") from error
+            raise ConfigError(f"data directory {directory}: {error}; {_remedy(error)}") from error
         self.bell = Bell()
         self._commits = GroupCommit(_Transactions(self.connection, self.segments, str(self.path)), self.bell)
         self._local = threading.local()
@@ -198,6 +198,16 @@ def _upgrade(raw: sqlite3.Connection, path: Path, segments: Segments) -> None:
     segments.cut(dict(raw.execute("SELECT segment, max(start + length) FROM blocks GROUP BY segment").fetchall()))
     if 0 < version < VERSION:
         _reclaim(path, segments)
+
+
+def _remedy(error: OSError | sqlite3.Error) -> str:
+    match getattr(error, "sqlite_errorcode", None):
+        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
+            return f"restore {FILE} from a backup, move it away, or give another directory"
+        case sqlite3.SQLITE_ERROR:
+            return f"{FILE} has other tables than its schema version says: restore it or give another directory"
+        case _:
+            return "give a directory that can be written"
 
 
 def _version(raw: sqlite3.Connection) -> int:

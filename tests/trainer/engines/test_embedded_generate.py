@@ -2,15 +2,18 @@
 
 import asyncio
 import random
+import socket
 
 import msgspec
 import pytest
 import torch
+import typer
 from embedded_world import EOS, VOCABULARY, logprobs_of, reference, save_llama, serve, true_logprobs
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from nexrl.errors import ConfigError
+from nexrl_trainer.engines.embedded.__main__ import main
 from nexrl_trainer.engines.embedded.model import load
 
 
@@ -154,6 +157,14 @@ async def test_a_stop_string_is_found_across_tokens(tmp_path):
         ({"input_ids": ["4"]}, "`$.input_ids[0]`"),
         ({"input_ids": [4] * 4096}, "the prompt has 4096 tokens"),
         ({"input_ids": [4], "text": "hello"}, "`text`"),
+        (
+            {"input_ids": [4], "top_logprobs_num": 2},
+            "the embedded engine has no `top_logprobs_num`; use SGLang or vLLM for it",
+        ),
+        (
+            {"input_ids": [4], "sampling_params": {"json_schema": "{}"}},
+            "the embedded engine has no `json_schema`; use SGLang or vLLM for it",
+        ),
         ({"input_ids": [4], "sampling_params": {"n": 2}}, "`n` - at `$.sampling_params`"),
         ({"input_ids": [4], "sampling_params": {"temperature": -1}}, "temperature=-1.0: use 0 (greedy) or more"),
         ({"input_ids": [4], "sampling_params": {"top_p": 0}}, "top_p=0"),
@@ -207,3 +218,15 @@ def test_a_model_whose_attention_slides_is_refused_with_a_remedy(tmp_path):
     with pytest.raises(ConfigError, match=r"slides over 16 tokens: use --max-length 16"):
         load(tmp_path, slots=1, max_length=None, device="cpu", dtype="float32")
     assert load(tmp_path, slots=1, max_length=16, device="cpu", dtype="float32").limits.max_length == 16
+
+
+def test_a_port_in_use_ends_the_command_with_one_line(weights, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(typer.Exit) as ended:
+            main(model=weights[0], port=port)
+    assert ended.value.exit_code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"cannot listen on 127.0.0.1:{port}: ")
+    assert said.endswith("; use another --port, or 0 for a free one\n")
+    assert said.count("\n") == 1

@@ -17,6 +17,7 @@ import yaml
 from nexrl.emitting import INGEST_VARIABLE
 from nexrl.errors import ConfigError
 from nexrl.keys import ADMIN_KEY_VARIABLE, ENGINE_KEY_VARIABLE
+from nexrl_trainer.recipe.explaining import explained
 from nexrl_trainer.recipe.tree import Recipe
 
 Tree = dict[str, Any]
@@ -39,12 +40,14 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), environment: Mapping[
     environment = os.environ if environment is None else environment
     tree = _read(path, environment, seen=())
     tree.setdefault("folder", str(path.resolve().parent))
-    for item in [*set_values_from(environment), *overrides]:
+    variables = set_values_from(environment)
+    for item in [*variables, *overrides]:
         _assign(tree, item)
     try:
         return msgspec.convert(tree, Recipe, strict=True)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        settings = {_variable(item): _steps(item) for item in variables} | {item: _steps(item) for item in overrides}
+        raise ConfigError(explained(str(error), tree, str(path), settings)) from error
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -66,6 +69,16 @@ def set_values_from(environment: Mapping[str, str]) -> list[str]:
             raise ConfigError(f"environment variable {name}: a recipe has no {path[0]!r}; unset it or correct the name")
         items.append(f"{'.'.join(path)}={value}")
     return items
+
+
+def _variable(item: str) -> str:
+    """Return the variable that an item came from: `set_values_from` backwards."""
+    name, _, text = item.partition("=")
+    return f"{_PREFIX}{name.upper().replace('.', '__')}={text}"
+
+
+def _steps(item: str) -> tuple[str, ...]:
+    return tuple(item.partition("=")[0].strip().split("."))
 
 
 def _parse(text: str) -> Any:
@@ -126,8 +139,8 @@ def _merge(base: Tree, over: Tree) -> Tree:
 
 
 def _assign(tree: Tree, item: str) -> None:
-    name, separator, text = item.partition("=")
-    path = name.strip().split(".")
+    _, separator, text = item.partition("=")
+    path = _steps(item)
     if not separator or not all(path):
         raise ConfigError(f"{item!r}: write settings as path=value, for example train.learning_rate=1e-3")
     for key in path[:-1]:

@@ -3,6 +3,7 @@
 What follows from other values is a property, so no file can set it inconsistently. Reading and merging is `file.py`.
 """
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +21,9 @@ from nexrl_trainer.recipe.tasks import Tasks
 from nexrl_trainer.recipe.together import refuse_contradictions
 from nexrl_trainer.recipe.trackers import Trackers
 from nexrl_trainer.recipe.train import Train
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""Models are called so on Hugging Face's hub: an owner and a name."""
 
 
 class Model(Part, frozen=True, kw_only=True):
@@ -199,8 +203,8 @@ class Recipe(Part, frozen=True, kw_only=True):
         for name, path in self._files.items():
             if path and not self.resolve(path).is_file():
                 raise ConfigError(f"{name}={path}: no file {self.resolve(path)}")
-        if not self.model.make and not (self.resolve(self.model.path) / "config.json").is_file():
-            raise ConfigError(f"model.path={self.model.path}: no config.json in {self.resolve(self.model.path)}")
+        if not self.model.make:
+            refuse_no_model(f"model.path={self.model.path}", self.model.path, self.resolve(self.model.path))
         if self.train.backend == "deepspeed" and not find_spec("deepspeed"):
             raise ConfigError(
                 "train.backend=deepspeed: it is not installed; beside torch, run "
@@ -210,5 +214,17 @@ class Recipe(Part, frozen=True, kw_only=True):
             self.agent.check(self.resolve)
         self.trackers.check()
         for name, path in self.algorithm.scorers.items():
-            if path and not (self.resolve(path) / "config.json").is_file():
-                raise ConfigError(f"the algorithm's {name}, {path}: no config.json in {self.resolve(path)}")
+            if path:
+                refuse_no_model(f"the algorithm's {name}, {path}", path, self.resolve(path))
+
+
+def refuse_no_model(what: str, given: str, folder: Path) -> None:
+    """Raise ConfigError, saying what it is about, where the folder of a given path holds no model."""
+    if not folder.is_dir():
+        name = given if HUB_NAME.fullmatch(given) else "NAME"
+        raise ConfigError(
+            f"{what}: no directory {folder}; a model is not looked up on a hub: download it first "
+            f"(hf download {name} --local-dir {folder})"
+        )
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{what}: no config.json in {folder}")

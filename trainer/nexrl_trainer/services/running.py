@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from nexrl.errors import ServiceError
+from nexrl.errors import ConfigError, ServiceError
 from nexrl_trainer.directory import RunDirectory
 from nexrl_trainer.engines.fleet import Weights
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.services import commands
 from nexrl_trainer.services.commands import nexrl
-from nexrl_trainer.services.engines import PlacedEngine, start_all
+from nexrl_trainer.services.engines import LOOPBACK, PlacedEngine, start_all
 from nexrl_trainer.services.process import ServiceProcess
 
 WATCH_S = 1.0
@@ -45,12 +47,17 @@ class Services:
 
     async def ingest(self, recipe: Recipe, directory: RunDirectory) -> str:
         """Return the address of ingest, started first where it is the run's own."""
-        return recipe.ingest.url or await self.local("ingest", commands.ingest(recipe, directory))
+        if recipe.ingest.url:
+            return recipe.ingest.url
+        refuse_taken("ingest.port", recipe.ingest.port)
+        return await self.local("ingest", commands.ingest(recipe, directory))
 
     async def proxy(self, recipe: Recipe, model: Path, directory: RunDirectory, engines: list[str], ingest: str) -> str:
         """Return the address of the proxy, started first where it is the run's own."""
-        command = commands.proxy(recipe, model, directory, ",".join(engines), ingest)
-        return recipe.proxy.url or await self.local("proxy", command)
+        if recipe.proxy.url:
+            return recipe.proxy.url
+        refuse_taken("proxy.port", recipe.proxy.port)
+        return await self.local("proxy", commands.proxy(recipe, model, directory, ",".join(engines), ingest))
 
     async def engines(self, recipe: Recipe, model: Path, weights: Weights) -> dict[str, PlacedEngine | None]:
         """Return the engines by their addresses, started first where they are the run's own."""
@@ -75,6 +82,19 @@ class Services:
             for watcher in watchers:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
+
+
+def refuse_taken(setting: str, port: int) -> None:
+    """Raise ConfigError, naming the recipe's setting, where nothing can listen on a port; 0 takes a free one.
+
+    The service would say so too, but by the name of its own option.
+    """
+    try:
+        socket.create_server((LOOPBACK, port)).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{setting}={port}: {os.strerror(error.errno or 0)}; set another, or 0 for a free one"
+        ) from error
 
 
 async def _ended(name: str, ended: Ended) -> ServiceError:

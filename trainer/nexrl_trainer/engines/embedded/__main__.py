@@ -56,11 +56,11 @@ def main(
     torch.set_num_threads(threads)
     try:
         loaded = load(model, slots=max_running, max_length=max_length, device=device, dtype=dtype)
+        scheduler = Scheduler(loaded, weight_version=weight_version, detokenise=detokeniser(model), seed=seed)
+        asyncio.run(serve())
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         raise typer.Exit(2) from error
-    scheduler = Scheduler(loaded, weight_version=weight_version, detokenise=detokeniser(model), seed=seed)
-    asyncio.run(serve())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 from torch import Tensor
 
+from nexrl.errors import ConfigError
 from nexrl_trainer.engines.embedded import wire
 from nexrl_trainer.engines.embedded.generation import Generation
 from nexrl_trainer.engines.embedded.model import SlotModel
@@ -81,13 +82,21 @@ def make_app(engine: Engine) -> web.Application:
 
 @contextlib.asynccontextmanager
 async def serving(engine: Engine, host: str, port: int) -> AsyncGenerator[int, None]:
-    """Serve while the block runs; yields the port. Requests that are under way at its end are answered as aborted."""
+    """Serve while the block runs; yields the port. Requests that are under way at its end are answered as aborted.
+
+    Raises ConfigError where it cannot listen there.
+    """
     engine.scheduler.start()
     runner = web.AppRunner(make_app(engine), handler_cancellation=True, access_log=None, shutdown_timeout=2.0)
     try:
         await runner.setup()
         site = web.TCPSite(runner, host, port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{port}: {error}; use another --port, or 0 for a free one"
+            ) from error
         yield runner.addresses[0][1]
         await site.stop()
     finally:

@@ -12,6 +12,8 @@ from msgspec import UNSET, Struct, UnsetType
 from nexrl.errors import NexrlError
 
 _NEUTRAL = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0}
+_OF_OTHERS = ("json_schema", "structural_tag", "regex", "ebnf", "logit_bias", "top_logprobs_num")
+"""Fields that SGLang has and this engine has not: people meet them through an agent's request."""
 _GREEDY_BELOW = 1e-6  # as SGLang: dividing by less would overflow
 
 
@@ -136,7 +138,9 @@ def decode(body: bytes, kind: type[Any]) -> Any:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise RequestError(str(error)) from error
+        lacking = [name for name in _OF_OTHERS if f"unknown field `{name}`" in str(error)]
+        remedy = f"the embedded engine has no `{lacking[0]}`; use SGLang or vLLM for it" if lacking else str(error)
+        raise RequestError(remedy) from error
     except msgspec.DecodeError as error:
         raise RequestError(f"the body is not JSON: {error}") from error
 

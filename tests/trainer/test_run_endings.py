@@ -1,0 +1,193 @@
+"""How runs end: with nothing trained, at an evaluation that no rollout survives, and once more after their end."""
+
+import io
+import secrets
+import time
+from types import SimpleNamespace
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+from rich.console import Console
+
+from nexrl.errors import RunError
+from nexrl.records import Attempt, Outcome, Task
+from nexrl_ingest.app import make_app
+from nexrl_ingest.client import IngestClient
+from nexrl_ingest.store.embedded import EmbeddedStore
+from nexrl_trainer import cli
+from nexrl_trainer.directory import RunDirectory, State
+from nexrl_trainer.evaluating import EvaluationError
+from nexrl_trainer.loop import Result, finished, train, unevaluated, write_summary
+from nexrl_trainer.measuring import commonest, why_untrained
+from nexrl_trainer.progress import Progress
+from nexrl_trainer.recipe import load_recipe
+from nexrl_trainer.run import run
+
+ADMIN_KEY = "an-admin-key-for-tests"
+RESULT = Result(success_before=None, success_after=0.5, best_step=None, steps=2, wall_s=60.0, trained_tokens=0, drift=0)
+STEP = {
+    "kind": "step",
+    "step": 1,
+    "reward": 0.25,
+    "rollouts": 8,
+    "failed": 0,
+    "groups": 2,
+    "without_contrast": 0,
+    "dropped_without_contrast": 0,
+    "trained_tokens": 0,
+    "sampled_tokens_per_s": None,
+    "staleness_mean": 0.0,
+    "rollout_s": 9.0,
+    "train_s": 0.5,
+    "publish_s": 0.5,
+}
+RECIPE = """
+name: short
+steps: 2
+model: {path: model}
+tasks: {train: tasks.jsonl}
+agent: {command: [python, agent.py]}
+reward: reward.py
+"""
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A run directory with the checkpoint of two steps."""
+    made = RunDirectory(tmp_path / "run")
+    made.draft(2)
+    made.commit(State(step=2), keep=1)
+    return made
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return load_recipe(tmp_path / "recipe.yaml")
+
+
+@pytest.fixture
+async def client(tmp_path):
+    store = EmbeddedStore(tmp_path / "ingest")
+    runner = web.AppRunner(make_app(store=store, admin_key=ADMIN_KEY), shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with aiohttp.ClientSession() as http:
+        yield IngestClient(f"http://127.0.0.1:{runner.addresses[0][1]}", ADMIN_KEY, http)
+    await runner.cleanup()
+    store.close()
+
+
+def steps(*changes):
+    return [{"kind": "evaluation", "step": 0, "success": 0.5}, *({**STEP, **change} for change in changes)]
+
+
+def test_why_nothing_was_trained_is_said_in_words():
+    assert why_untrained([]) is None
+    assert why_untrained(steps({}, {"trained_tokens": 1})) is None
+    one = why_untrained(steps({"failed": 2, "without_contrast": 2}, {"failed": 1, "without_contrast": 2}))
+    assert one.startswith("nothing was trained; 3 of 16 rollouts failed: `nexrl sessions` shows why; ")
+    assert "4 of 4 groups had no contrast, for the rewards of their rollouts were equal" in one
+    assert "rollouts.group_size" in one
+    assert "filters" not in one
+    assert "failed" not in why_untrained(steps({"without_contrast": 2}))
+    # Those that were run and replaced count too; what had contrast fell to the filters.
+    replaced = why_untrained(steps({"without_contrast": 1, "dropped_without_contrast": 3}))
+    assert "4 of 5 groups" in replaced
+    assert "algorithm.filters" in replaced
+    assert "algorithm.filters" in why_untrained(steps({"groups": 0}))
+
+
+def test_one_is_not_called_by_a_plural():
+    assert commonest(["a", "a", "b"]) == "2 times: a; 1 time: b"
+
+
+def test_a_step_s_line_counts_groups_without_contrast_and_its_seconds_say_the_time_left():
+    out = io.StringIO()
+    with Progress(Console(file=out, width=200), steps=3, done=0) as progress:
+        progress.step(1, {**STEP, "without_contrast": 1})
+        progress.evaluated(1, 0.5)
+    line, evaluated = out.getvalue().splitlines()
+    assert "1 of 2 groups without contrast, 0 failed, 10.0 s" in line
+    assert line.endswith("about 20 s left")
+    assert evaluated == "held-out success after 1 step: 0.50"
+
+
+class Failing:
+    """Agents of which none comes to its end."""
+
+    def __init__(self, client):
+        self.client = client
+
+    async def run(self, group, rollouts, *, priority):
+        for rollout in rollouts:
+            attempt = Attempt(id=f"{group.id}-{secrets.token_hex(4)}", group=group.id, rollout=rollout)
+            await self.client.put_attempt(attempt)
+            await self.client.put_outcome(attempt.id, Outcome(status="failed", reason="agent: it broke", calls=0))
+
+
+async def nothing_to_save(_):
+    return None
+
+
+def world_of(client, directory, recipe):
+    return SimpleNamespace(
+        recipe=recipe,
+        heldout=[Task(id="t", fields={})],
+        attempts=Failing(client),
+        ingest=client,
+        directory=directory,
+        checkpoints=SimpleNamespace(end=nothing_to_save),
+        progress=Progress(Console(file=io.StringIO()), steps=2, done=0),
+    )
+
+
+async def test_an_evaluation_that_fails_after_training_leaves_the_results_and_names_the_checkpoint(
+    client, directory, recipe
+):
+    result = await train(world_of(client, directory, recipe), State(step=2, trained_tokens=7), time.monotonic())
+    assert (result.steps, result.trained_tokens, result.success_after) == (2, 7, None)
+    assert result.evaluation_error == "evaluation: every rollout failed; 1 time: agent: it broke"
+    write_summary(directory, result)
+    assert finished(directory, 2) is None  # the same command evaluates again
+    said = unevaluated(result.evaluation_error, directory)
+    assert said.startswith(result.evaluation_error)
+    assert f"{directory.checkpoints}/step-00002" in said
+
+
+async def test_an_evaluation_that_fails_before_any_step_ends_the_run(client, directory, recipe):
+    with pytest.raises(EvaluationError, match="every rollout failed"):
+        await train(world_of(client, directory, recipe), State(), time.monotonic())
+    assert issubclass(EvaluationError, RunError)
+
+
+def test_a_finished_run_is_left_as_it_is_until_it_is_asked_for_more_steps(directory):
+    assert finished(directory, 2) is None
+    write_summary(directory, RESULT)
+    assert finished(directory, 2) == finished(directory, 1) == RESULT
+    assert finished(directory, 3) is None
+    directory.draft(3)
+    directory.commit(State(step=3), keep=1)  # an unfinished one, with more steps
+    assert finished(directory, 2) is None
+
+
+def test_a_finished_run_that_is_started_again_says_so_and_starts_nothing(directory, recipe):
+    (directory.path / "recipe.yaml").write_bytes((directory.path.parent / "recipe.yaml").read_bytes())
+    write_summary(directory, RESULT)
+    out = io.StringIO()
+    console = Console(file=out, width=120)
+    assert run(recipe, None, directory, console) == RESULT
+    assert out.getvalue() == "already done: 2 steps\n"
+    assert not directory.logs.exists()
+
+
+def test_the_last_lines_say_that_nothing_was_trained(directory):
+    for line in steps({"without_contrast": 2}):
+        directory.log(line)
+    out = io.StringIO()
+    cli._show(Console(file=out, width=300), msgspec.structs.replace(RESULT, steps=1), directory, [])
+    assert "done, and nothing was trained" in out.getvalue()
+    assert "1 step, 0 trained tokens, 0 drifted calls, 1.0 min" in out.getvalue()
+    assert "2 of 2 groups had no contrast" in out.getvalue()
