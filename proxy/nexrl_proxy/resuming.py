@@ -13,7 +13,7 @@ from msgspec import structs
 from nexrl.records import Float32s, Int32s
 from nexrl_proxy.engines import Completion, Work
 
-OF_THE_TOKENS_BEFORE = {"temperature", "top_p", "top_k", "min_p", "max_new_tokens", "stop_token_ids", "ignore_eos"}
+OF_THE_TOKENS_BEFORE = {"temperature", "top_p", "top_k", "min_p", "max_new_tokens", "stop_token_ids"}
 """Sampling parameters under which a token depends on nothing but the tokens before it."""
 
 
@@ -22,16 +22,15 @@ def was_cut(completion: Completion) -> bool:
     return bool(completion.lost) or completion.finish == "abort"
 
 
-def complete(completion: Completion, work: Work) -> bool:
-    """Whether only the word that it has ended is missing of a cut completion; says it then."""
+def settled(completion: Completion, work: Work) -> Completion:
+    """Return a completion as it ended, where it was cut and only the word that it has ended was missing."""
+    if not was_cut(completion):
+        return completion
     if completion.ids and completion.ids[-1] in work.params.get("stop_token_ids", ()):
-        completion.finish, completion.matched = "stop", completion.ids[-1]
-    elif len(completion.ids) >= work.params.get("max_new_tokens", math.inf):
-        completion.finish = "length"
-    else:
-        return False
-    completion.lost = completion.message = ""
-    return True
+        return structs.replace(completion, finish="stop", matched=completion.ids[-1], lost="", message="")
+    if len(completion.ids) >= work.params.get("max_new_tokens", math.inf):
+        return structs.replace(completion, finish="length", lost="", message="")
+    return completion
 
 
 def resumable(completion: Completion, work: Work) -> bool:

@@ -26,7 +26,7 @@ from nexrl_proxy.reading import Reader, reasoning_tokens
 from nexrl_proxy.recorder import Recorder
 from nexrl_proxy.recording import Recording
 from nexrl_proxy.render import Renderer
-from nexrl_proxy.resuming import complete, joined, rest_of, resumable, was_cut
+from nexrl_proxy.resuming import joined, rest_of, resumable, settled, was_cut
 
 TRIES = 4
 """With the pauses between them, an engine that is back within three seconds is not missed."""
@@ -135,12 +135,14 @@ class Sampler:
 
     async def _sampled(self, draw: Draw, reader: Reader) -> Completion:
         """Sample one choice, telling it as it grows; what is cut short goes on, until some tries brought nothing."""
-        completion, lost = Completion(), LEFT
+        completion = Completion(lost=LEFT)
         in_vain = cuts = 0
         while in_vain < TRIES and cuts < MOST_CUTS and not draw.running.aborted:
             if in_vain:
                 self.counters["retried"] += 1
                 await _backoff(in_vain)
+            elif completion.ids:
+                self.counters["resumed"] += 1
             work = draw.work(f"nexrl-{new_id()}")
             try:
                 found = await self._tried(draw, reader, rest_of(work, completion))
@@ -149,18 +151,16 @@ class Sampler:
                     raise
                 completion.lost = str(error)  # what was sampled is recorded all the same
                 break
-            in_vain = 0 if found.ids else in_vain + 1
-            completion = joined(completion, found)
-            if found.spoken or not was_cut(completion) or complete(completion, work) or draw.running.aborted:
+            completion = settled(joined(completion, found), work)
+            if found.spoken or not was_cut(completion) or draw.running.aborted:
                 return completion
             if completion.ids and not resumable(completion, work):
                 return completion
-            cuts += bool(found.ids)
-            self.counters["resumed"] += bool(found.ids)
-            lost = completion.lost or f"the engine aborted the request: {completion.message or 'no reason given'}"
+            in_vain, cuts = (0, cuts + 1) if found.ids else (in_vain + 1, cuts)
         if completion.ids:
             return completion
-        raise unavailable(lost)
+        why = f"the engine aborted the request: {completion.message or 'no reason given'}"
+        raise unavailable(completion.lost or why)
 
     async def _tried(self, draw: Draw, reader: Reader, work: Work) -> Completion:
         hearing = Hearing(draw, reader, self._vocabulary)

@@ -28,7 +28,7 @@ from nexrl_proxy.sampling import Reading
 from nexrl_proxy.workers.running import run_workers
 
 HISTORIES = ("append", "template")
-OPEN = "nexrl proxy: {} without --require-key: whoever reaches it may sample, and add calls to any session"
+OPEN = "nexrl proxy: open on {} without --require-key: who reaches it may sample, and add calls to any session"
 
 
 def proxy(

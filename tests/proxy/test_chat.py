@@ -155,6 +155,12 @@ async def test_of_a_prompt_much_longer_than_the_context_only_a_part_is_tokenised
     assert 2 * world.renderer.context < int(counted) < 2 * world.renderer.context + 4 * 4096
 
 
+async def test_long_text_of_few_tokens_is_encoded(world):
+    ids = world.renderer.encode("hello world")
+    world.renderer.context = 1
+    assert world.renderer.encode("hello world") == ids
+
+
 async def test_a_base_url_with_too_little_or_too_much_is_told_apart(world):
     for path, hint in (
         ("/chat/completions", "the base URL of this client ends in /v1"),

@@ -5,39 +5,21 @@ import random
 import secrets
 from pathlib import Path
 
-import aiohttp
 import pytest
-from aiohttp import web
 
 from nexrl import wire
 from nexrl.errors import RunError
 from nexrl.records import Attempt, Call, Float32s, Group, Int32s, Outcome, Reward, Task
 from nexrl.rewards import TOTAL
 from nexrl.spans import span_bytes
-from nexrl_ingest.app import make_app
-from nexrl_ingest.client import IngestClient
-from nexrl_ingest.store.embedded import EmbeddedStore
 from nexrl_trainer.recipe.tree import Rollouts
 from nexrl_trainer.rollouts.collected import GIVEN_UP
 from nexrl_trainer.rollouts.feed import Feed
 from nexrl_trainer.rollouts.planning import Position
 from nexrl_trainer.rollouts.quarantine import Quarantine
 
-ADMIN_KEY = "an-admin-key-for-tests"
 RUN = "run"
 AT_THE_START = Position()
-
-
-@pytest.fixture
-async def client(tmp_path):
-    store = EmbeddedStore(tmp_path)
-    runner = web.AppRunner(make_app(store=store, admin_key=ADMIN_KEY), shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with aiohttp.ClientSession() as http:
-        yield IngestClient(f"http://127.0.0.1:{runner.addresses[0][1]}", ADMIN_KEY, http)
-    await runner.cleanup()
-    store.close()
 
 
 def plan(number):

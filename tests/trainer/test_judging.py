@@ -2,10 +2,8 @@
 
 import shutil
 
-import aiohttp
 import pytest
 import torch
-from aiohttp import web
 from msgspec import structs
 from trajectories import group, trajectory
 
@@ -15,9 +13,6 @@ from nexrl.errors import RewardError
 from nexrl.records import Attempt, Call, Float32s, Group, Int32s, Outcome, Reward, Task
 from nexrl.rewards import TOTAL
 from nexrl.rewards.returned import rewards_of
-from nexrl_ingest.app import make_app
-from nexrl_ingest.client import IngestClient
-from nexrl_ingest.store.embedded import EmbeddedStore
 from nexrl_ingest.wire import RewardRequest
 from nexrl_trainer.batches.selection import lay_out
 from nexrl_trainer.recipe.algorithm import Algorithm
@@ -26,22 +21,13 @@ from nexrl_trainer.rollouts.conversation import longest_conversation
 from nexrl_trainer.rollouts.judging import Judge, latest
 from nexrl_trainer.rollouts.runners.runner import Ended
 
-ADMIN_KEY = "an-admin-key-for-tests"
 GROUP = Group(id="run-g1", run="run", task=Task(id="t", fields={"right": "yes"}), size=3)
 
 
 @pytest.fixture
-async def ingest(tmp_path):
-    store = EmbeddedStore(tmp_path / "ingest")
-    runner = web.AppRunner(make_app(store=store, admin_key=ADMIN_KEY), shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with aiohttp.ClientSession() as http:
-        client = IngestClient(f"http://127.0.0.1:{runner.addresses[0][1]}", ADMIN_KEY, http)
-        await client.put_group(GROUP)
-        yield client
-    await runner.cleanup()
-    store.close()
+async def ingest(client):
+    await client.put_group(GROUP)
+    return client
 
 
 def judge_of(ingest, tmp_path, *functions, **rule):

@@ -5,27 +5,22 @@ import secrets
 import time
 from types import SimpleNamespace
 
-import aiohttp
 import msgspec
 import pytest
-from aiohttp import web
 from rich.console import Console
 
 from nexrl.errors import RunError
 from nexrl.records import Attempt, Outcome, Task
-from nexrl_ingest.app import make_app
-from nexrl_ingest.client import IngestClient
-from nexrl_ingest.store.embedded import EmbeddedStore
 from nexrl_trainer import cli
 from nexrl_trainer.directory import RunDirectory, State
 from nexrl_trainer.evaluating import EvaluationError
-from nexrl_trainer.loop import Result, finished, train, unevaluated, write_summary
+from nexrl_trainer.loop import train
 from nexrl_trainer.measuring import commonest, why_untrained
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import load_recipe
+from nexrl_trainer.results import Result, finished, unevaluated, write_summary
 from nexrl_trainer.run import run
 
-ADMIN_KEY = "an-admin-key-for-tests"
 RESULT = Result(success_before=None, success_after=0.5, best_step=None, steps=2, wall_s=60.0, trained_tokens=0, drift=0)
 STEP = {
     "kind": "step",
@@ -66,18 +61,6 @@ def directory(tmp_path):
 def recipe(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     return load_recipe(tmp_path / "recipe.yaml")
-
-
-@pytest.fixture
-async def client(tmp_path):
-    store = EmbeddedStore(tmp_path / "ingest")
-    runner = web.AppRunner(make_app(store=store, admin_key=ADMIN_KEY), shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with aiohttp.ClientSession() as http:
-        yield IngestClient(f"http://127.0.0.1:{runner.addresses[0][1]}", ADMIN_KEY, http)
-    await runner.cleanup()
-    store.close()
 
 
 def steps(*changes):

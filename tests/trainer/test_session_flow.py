@@ -3,38 +3,21 @@
 import asyncio
 import itertools
 
-import aiohttp
 import pytest
-from aiohttp import web
 
 import nexrl
 from nexrl import PerCall
 from nexrl.errors import ConfigError
 from nexrl.records import Call, Float32s, Int32s
 from nexrl.rewards import TOTAL
-from nexrl_ingest.app import make_app
-from nexrl_ingest.client import IngestClient, RewardRequest
-from nexrl_ingest.store.embedded import EmbeddedStore
+from nexrl_ingest.client import RewardRequest
 from nexrl_trainer.batches.selection import lay_out, select
 from nexrl_trainer.recipe.algorithm import Algorithm
 from nexrl_trainer.recipe.sessions import Sessions
 from nexrl_trainer.rollouts.hindsight import Hindsight, refuse_planned
 from nexrl_trainer.rollouts.sessions import SessionFlow
 
-ADMIN_KEY = "an-admin-key-for-tests"
 _ids = itertools.count(1)
-
-
-@pytest.fixture
-async def client(tmp_path):
-    store = EmbeddedStore(tmp_path)
-    runner = web.AppRunner(make_app(store=store, admin_key=ADMIN_KEY), shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with aiohttp.ClientSession() as http:
-        yield IngestClient(f"http://127.0.0.1:{runner.addresses[0][1]}", ADMIN_KEY, http)
-    await runner.cleanup()
-    store.close()
 
 
 async def talks(client, session, *, version=0, said="yes", group=None, agent=None):

@@ -8,8 +8,7 @@ checkpoint; groups are acknowledged to ingest only once a checkpoint holds what 
 import time
 from collections.abc import Sequence
 
-import msgspec
-from msgspec import Struct, structs
+from msgspec import structs
 
 from nexrl.errors import RunError
 from nexrl.records import encode
@@ -18,27 +17,13 @@ from nexrl_trainer.batches.scoring import choose, with_column
 from nexrl_trainer.directory import RunDirectory, State
 from nexrl_trainer.evaluating import EvaluationError, best_step, evaluate, stalled
 from nexrl_trainer.files import write_whole
-from nexrl_trainer.measuring import Clock, commonest, several, step_metrics, token_means
+from nexrl_trainer.measuring import Clock, commonest, step_metrics, token_means
 from nexrl_trainer.policy.schedule import learning_rate
 from nexrl_trainer.policy.service import Optimizer, TrainService
 from nexrl_trainer.recipe import Recipe
+from nexrl_trainer.results import Result
 from nexrl_trainer.rollouts.collected import Collected
 from nexrl_trainer.world import World
-
-
-class Result(Struct, frozen=True, kw_only=True):
-    """What `summary.json` says."""
-
-    success_before: float | None
-    success_after: float | None
-    best_step: int | None
-    """The step after which most held-out tasks succeeded: 0 is the model as it was."""
-    steps: int
-    wall_s: float
-    trained_tokens: int
-    drift: int
-    evaluation_error: str | None = None
-    """Why the run ended at an evaluation, after steps that are trained and saved."""
 
 
 async def train(world: World, state: State, began: float) -> Result:
@@ -159,29 +144,3 @@ def refuse_hopeless(step: int, collected: Collected) -> None:
     if not collected.judged:
         failures = collected.failures
         raise RunError(f"step {step + 1}: all {len(failures)} rollouts failed; {commonest(failures)}")
-
-
-def write_summary(directory: RunDirectory, result: Result) -> None:
-    """Write summary.json."""
-    write_whole(directory.summary_file, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
-
-
-def unevaluated(error: str, directory: RunDirectory) -> str:
-    """Say of a run that ended at an evaluation what it leaves, and what to do."""
-    latest = directory.latest()
-    assert latest
-    folder, state = latest
-    return (
-        f"{error}\nThe weights after {several(state.step, 'step')} are in {folder}, how the steps went is in "
-        f"{directory.summary_file} and {directory.picture}. Once what failed is mended, the same command evaluates "
-        "again and goes on"
-    )
-
-
-def finished(directory: RunDirectory, steps: int) -> Result | None:
-    """Return the result of a run whose newest checkpoint it tells of, where `steps` ask for no more; else None."""
-    latest = directory.latest()
-    if not latest or not directory.summary_file.is_file():
-        return None
-    result = msgspec.json.decode(directory.summary_file.read_bytes(), type=Result)
-    return result if latest[1].step == result.steps >= steps and result.evaluation_error is None else None

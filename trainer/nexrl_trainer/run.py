@@ -26,12 +26,13 @@ from nexrl_trainer.engines.publication import weights_folder
 from nexrl_trainer.engines.publisher import Publisher
 from nexrl_trainer.flows import Ground, attempts_of, flow_of
 from nexrl_trainer.inputs import Given, prepare_model
-from nexrl_trainer.loop import Result, finished, train, unevaluated, write_summary
+from nexrl_trainer.loop import train
 from nexrl_trainer.measuring import several
 from nexrl_trainer.picture import draw_rewards
 from nexrl_trainer.policy.placed import PlacedTrainService
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
+from nexrl_trainer.results import Result, finished, unevaluated, write_summary
 from nexrl_trainer.rollouts.proxy import ProxyClient
 from nexrl_trainer.services.running import Services
 from nexrl_trainer.tracking import Trackers
