@@ -19,17 +19,15 @@ from nexrl_proxy.dialects.table import COUNTERS, DIALECTS, Counts
 from nexrl_proxy.ended import Ended
 from nexrl_proxy.errors import ApiError, broken, too_deep, too_large
 from nexrl_proxy.limits import Limits
-from nexrl_proxy.operating import ACCESS, ENDED, RECORDER, RETRIES, SAMPLER, Access, add_routes
+from nexrl_proxy.models import Models
+from nexrl_proxy.operating import ACCESS, ENDED, MODELS, RECORDER, RETRIES, Access, add_routes
 from nexrl_proxy.packing import unpacked
-from nexrl_proxy.planning import Plans
 from nexrl_proxy.recorder import Recorder
-from nexrl_proxy.sampling import Sampler
 
 PREFIXES = ("/v1", "/s/{attempt}/v1")
 BODY_TIMEOUT_S = 60.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-PLANNER: web.AppKey[Plans] = web.AppKey("planner", Plans)
 LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)
 MODEL: web.AppKey[str] = web.AppKey("model", str)
 log = logging.getLogger(__name__)
@@ -37,24 +35,23 @@ log = logging.getLogger(__name__)
 
 def make_app(
     *,
-    planner: Plans,
-    sampler: Sampler,
+    models: Models,
     recorder: Recorder,
     access: Access,
     model: str,
     limits: Limits | None = None,
 ) -> web.Application:
-    """Return the proxy; `model` is the name that `/v1/models` lists."""
+    """Return the proxy; `model` is the name that `/v1/models` lists for the own model."""
     limits = limits or Limits()
     app = web.Application(client_max_size=limits.body_bytes, middlewares=[errors_as_answers])
-    app[PLANNER], app[SAMPLER], app[RECORDER], app[RETRIES] = planner, sampler, recorder, Retries()
+    app[MODELS], app[RECORDER], app[RETRIES] = models, recorder, Retries()
     app[ACCESS], app[LIMITS], app[MODEL], app[ENDED] = access, limits, model, Ended()
     for prefix in PREFIXES:
         for path, dialect in DIALECTS.items():
             app.router.add_post(prefix + path, completions(dialect))
         for path, dialect in COUNTERS.items():
             app.router.add_post(prefix + path, counted(dialect))
-        app.router.add_get(f"{prefix}/models", models)
+        app.router.add_get(f"{prefix}/models", listed)
         app.router.add_get(f"{prefix}/models/{{model:.+}}", model_named)
     app.router.add_get("/", reachable)
     add_routes(app.router)
@@ -82,7 +79,8 @@ def completions(dialect: Dialect) -> Handler:
 
 async def begun(request: web.Request, dialect: Dialect, ask: Ask, caller: Caller) -> Work:
     """Plan a request and start to sample; raises ApiError."""
-    plan = await request.app[PLANNER].plan(ask, caller, dialect)
+    asked = request.app[MODELS].named(ask.model)
+    plan = await asked.planner.plan(ask, caller, dialect)
     # The attempt may have ended meanwhile, and been counted: from here to the start nothing waits.
     request.app[ENDED].refuse(caller.session)
     opening = Opening(
@@ -92,7 +90,7 @@ async def begun(request: web.Request, dialect: Dialect, ask: Ask, caller: Caller
         prompt_tokens=plan.prompt_tokens,
     )
     reply = Reply(dialect.answer(ask, opening), stream=ask.stream)
-    running, task = request.app[SAMPLER].start(plan, reply if ask.stream else None)
+    running, task = asked.sampler.start(plan, reply if ask.stream else None)
     return Work(reply, running, task)
 
 
@@ -101,7 +99,8 @@ def counted(dialect: Counts) -> Handler:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         caller = caller_of_request(request)
-        tokens = await request.app[PLANNER].count(dialect.decode_count(await read(request)), caller)
+        ask = dialect.decode_count(await read(request))
+        tokens = await request.app[MODELS].named(ask.model).planner.count(ask, caller)
         return json_response(dialect.counted(tokens))
 
     return handle
@@ -125,13 +124,14 @@ async def read(request: web.Request) -> bytes:
     return unpacked(body, request.headers.get("content-encoding", ""), most)
 
 
-async def models(request: web.Request) -> web.StreamResponse:
+async def listed(request: web.Request) -> web.StreamResponse:
     caller_of_request(request)
-    return json_response({"object": "list", "data": [_model(request.app[MODEL])]})
+    names = [request.app[MODEL], *request.app[MODELS].others]
+    return json_response({"object": "list", "data": [_model(name) for name in names]})
 
 
 async def model_named(request: web.Request) -> web.StreamResponse:
-    """Any name is answered by the one model, so any name is there."""
+    """Any name that no other model has is answered by the own one, so any name is there."""
     caller_of_request(request)
     return json_response(_model(request.match_info["model"]))
 
@@ -194,7 +194,7 @@ def caller_of_request(request: web.Request) -> Caller:
 
 
 async def _start(app: web.Application) -> None:
-    app[SAMPLER].pool.start()
+    app[MODELS].start()
     app[RECORDER].start()
 
 
@@ -202,7 +202,6 @@ async def _stop(app: web.Application) -> None:
     """Let what is being sampled be recorded, as far as it ends soon, then deliver."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(1.0):
-            for session in list(app[SAMPLER].active):
-                await app[SAMPLER].settled(session)
+            await app[MODELS].settled()
     await app[RECORDER].stop()
-    await app[SAMPLER].pool.stop()
+    await app[MODELS].stop()

@@ -21,6 +21,8 @@ from nexrl_proxy.prefixes import Prefixes
 MOST_CALLS = 8192
 """Per session; the calls nobody continued for longest are forgotten first."""
 MOST_BYTES = 2**30
+MOST_SESSIONS = 2**17
+"""Also those that hold next to nothing, as with engines that return text."""
 """For all sessions; the sessions nobody used for longest are forgotten first."""
 MOST_RESPONSES = 1024
 """Per session: replies that a request may go on from by their id."""
@@ -46,6 +48,8 @@ class Held(Struct, frozen=True, kw_only=True, eq=False):
     """Of its reply, as they were returned."""
     ended: bool
     """The model ended the turn itself, so its end-of-turn token is the completion's last."""
+    stopped: str = ""
+    """The stop string that ended the turn: sampled, and not part of the reply."""
 
     @property
     def size(self) -> int:
@@ -183,7 +187,8 @@ class Session:
     def hold(self, asked: bytes, call: Held, reply: Message) -> None:
         """Let later requests continue `call`, which answered the messages with digest `asked` with `reply`."""
         remember(self.prompts, asked, None, most=MOST_CALLS)
-        for message in dict.fromkeys(map(canonical, echoes_of(reply))):
+        shapes = {id(shape): shape for shape in echoes_of(reply, call.stopped)}.values()
+        for message in dict.fromkeys(map(canonical, shapes)):
             remember(self.calls, _digest(asked + message), call, most=MOST_CALLS)
             remember(self.replies, _digest(message), None, most=MOST_CALLS)
         self.size += call.size
@@ -239,7 +244,7 @@ class Sessions:
 
     def _grow(self, size: int) -> None:
         self._size += size
-        while self._size > self._most_bytes and len(self._sessions) > 1:
+        while (self._size > self._most_bytes or len(self) > MOST_SESSIONS) and len(self) > 1:
             self.forget(next(iter(self._sessions)))
 
 
@@ -281,7 +286,11 @@ def _digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
-def echoes_of(reply: Message) -> tuple[Message, Message]:
-    """Return the two shapes in which clients send a reply back: as it was, and without the text beside tool calls."""
+def echoes_of(reply: Message, stopped: str = "") -> tuple[Message, Message, Message]:
+    """Return the shapes in which clients send a reply back: as it was, without the text beside tool calls, to its end.
+
+    To its end means with the stop string that the model had said; who looks for calls in the text puts it back.
+    """
     [echo] = normalised([reply])
-    return echo, echo | {"content": ""} if echo.get("tool_calls") else echo
+    bare = echo | {"content": ""} if echo.get("tool_calls") else echo
+    return echo, bare, echo | {"content": echo["content"] + stopped} if stopped else echo

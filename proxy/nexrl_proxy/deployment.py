@@ -16,6 +16,7 @@ from nexrl_proxy.draining import DRAIN_S
 from nexrl_proxy.engines.kinds import Serving, engines_of
 from nexrl_proxy.engines.pool import Pool
 from nexrl_proxy.limits import BODY_MB, Limits
+from nexrl_proxy.models import Model, Models, Other, other_model
 from nexrl_proxy.operating import Access
 from nexrl_proxy.parsers.choose import Parsers
 from nexrl_proxy.planning import Planner, Plans
@@ -40,6 +41,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     data: Path
     access: Access
     served_model: str
+    others: dict[str, Other] = {}
+    """Models beside it, by their names."""
     tool_parser: str = "auto"
     reasoning_parser: str = "auto"
     policy: SamplingPolicy = SamplingPolicy()
@@ -74,9 +77,9 @@ def app_of(settings: Settings, reading: Reading | None, http: aiohttp.ClientSess
             policy=settings.policy,
             history=settings.history,
         )
+    others = {name: other_model(name, other, recorder) for name, other in settings.others.items()}
     return make_app(
-        planner=planner,
-        sampler=sampler,
+        models=Models(Model(planner, sampler), others),
         recorder=recorder,
         access=settings.access,
         model=settings.served_model,

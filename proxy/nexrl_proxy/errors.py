@@ -33,10 +33,14 @@ def unsupported(param: str, message: str) -> ApiError:
 
 
 def too_long(prompt: int, context: int, *, at_least: bool = False) -> ApiError:
-    """Return the refusal of a prompt that leaves no room for a reply, of `prompt` tokens or `at_least` as many."""
+    """Return the refusal of a prompt that leaves no room for a reply, of `prompt` tokens or `at_least` as many.
+
+    It begins as OpenAI's does: frameworks know by these words that the conversation is full, and not their request bad.
+    """
     found = f"more than {prompt}" if at_least else prompt
     return ApiError(
-        f"the prompt has {found} tokens and the model's context is {context}: shorten the messages",
+        f"This model's maximum context length is {context} tokens, and the prompt has {found} tokens: "
+        "shorten the messages",
         param="messages",
         code="context_length_exceeded",
     )

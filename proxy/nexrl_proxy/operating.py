@@ -4,22 +4,18 @@ Every route here needs the admin key, but `/health`, and `/metrics`, which names
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping
 
 from aiohttp import web
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
+from nexrl.prometheus import CONTENT_TYPE, exposed
 from nexrl_proxy.answering import Retries, json_response
 from nexrl_proxy.attribution import require_admin
 from nexrl_proxy.ended import Ended
 from nexrl_proxy.errors import ApiError
+from nexrl_proxy.models import Models
 from nexrl_proxy.recorder import Recorder
-from nexrl_proxy.sampling import Sampler
 
 FLUSH_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 600.0
@@ -32,7 +28,6 @@ ZEROS = dict.fromkeys(
     0,
 )
 GAUGES = ("sessions", "running", "pending", "waiting", "held", "healthy_engines")
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Access(Struct, frozen=True):
@@ -43,7 +38,7 @@ class Access(Struct, frozen=True):
     require_key: bool = False
 
 
-SAMPLER: web.AppKey[Sampler] = web.AppKey("sampler", Sampler)
+MODELS: web.AppKey[Models] = web.AppKey("models", Models)
 RECORDER: web.AppKey[Recorder] = web.AppKey("recorder", Recorder)
 RETRIES: web.AppKey[Retries] = web.AppKey("retries", Retries)
 ENDED: web.AppKey[Ended] = web.AppKey("ended", Ended)
@@ -63,7 +58,7 @@ async def flush(request: web.Request) -> web.StreamResponse:
     """Wait until every call of an attempt is with ingest, and forget the session; with `end` its key is spent."""
     require_admin(request.headers, request.app[ACCESS].admin_key)
     attempt = request.match_info["attempt"]
-    sampler, recorder = request.app[SAMPLER], request.app[RECORDER]
+    models, recorder = request.app[MODELS], request.app[RECORDER]
     timeout_s = _seconds(request, FLUSH_TIMEOUT_S)
     request.app[RETRIES].drop(attempt)
     if _flag(request, "end"):
@@ -71,21 +66,20 @@ async def flush(request: web.Request) -> web.StreamResponse:
         request.app[ENDED].add(attempt)
     try:
         async with asyncio.timeout(timeout_s):
-            await sampler.settled(attempt)
+            await models.settled(attempt)
             calls = await recorder.flush(attempt, timeout_s)
     except TimeoutError as error:
-        running = len(sampler.active.get(attempt, ()))
-        waiting = f"{recorder.pending(attempt)} spans not acknowledged, {running} requests running"
+        waiting = f"{recorder.pending(attempt)} spans not acknowledged, {models.running(attempt)} requests running"
         message = f"session {attempt!r}: {waiting} after {timeout_s:g} s; is ingest up? Flush again"
         raise ApiError(message, status=504, kind="timeout_error", code="flush_timeout") from error
-    sampler.forget(attempt)
+    models.forget(attempt)
     return json_response({"calls": calls})
 
 
 async def hold(request: web.Request) -> web.StreamResponse:
     """Let new requests wait; with `drain_s`, return once nothing runs, or say that something still does."""
     require_admin(request.headers, request.app[ACCESS].admin_key)
-    pool = request.app[SAMPLER].pool
+    pool = request.app[MODELS].own.sampler.pool
     pool.hold()
     drained = (
         await pool.drain(_seconds(request, DRAIN_TIMEOUT_S, name="drain_s")) if "drain_s" in request.query else False
@@ -99,18 +93,23 @@ async def release(request: web.Request) -> web.StreamResponse:
     given = request.query.get("weight_version", "")
     if given and not given.isdigit():
         raise ApiError(f"weight_version={given!r}: give a whole number", param="weight_version")
-    request.app[SAMPLER].pool.release(weight_version=int(given) if given else None)
+    request.app[MODELS].own.sampler.pool.release(weight_version=int(given) if given else None)
     return json_response({"held": False})
 
 
 async def stats(request: web.Request) -> web.StreamResponse:
     require_admin(request.headers, request.app[ACCESS].admin_key)
-    return json_response({**figures(request.app), **request.app[SAMPLER].pool.describe()})
+    return json_response({**figures(request.app), **request.app[MODELS].own.sampler.pool.describe()})
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
     """Return the counters as Prometheus reads them."""
-    return web.Response(body=exposed(figures(request.app)), headers={"content-type": METRICS_TYPE})
+    return as_metrics(figures(request.app))
+
+
+def as_metrics(figures: Mapping[str, int]) -> web.Response:
+    """Return figures in Prometheus' text format."""
+    return web.Response(body=exposed("proxy", figures, GAUGES), headers={"content-type": CONTENT_TYPE})
 
 
 async def health(_: web.Request) -> web.StreamResponse:
@@ -119,11 +118,12 @@ async def health(_: web.Request) -> web.StreamResponse:
 
 def figures(app: web.Application) -> dict[str, int]:
     """Return the counters and the state of this process."""
-    sampler, recorder = app[SAMPLER], app[RECORDER]
-    pool = sampler.pool.describe()
+    models, recorder = app[MODELS], app[RECORDER]
+    own = models.own.sampler
+    pool = own.pool.describe()
     now = {
-        "sessions": len(sampler.sessions),
-        "running": sum(map(len, sampler.active.values())),
+        "sessions": len(own.sessions),
+        "running": models.running(),
         "pending": recorder.pending(),
         "waiting": pool["waiting"],
         "held": int(pool["held"]),
@@ -131,24 +131,7 @@ def figures(app: web.Application) -> dict[str, int]:
         "torn": recorder.torn,
         "folded": app[RETRIES].folded,
     }
-    return {**ZEROS, **sampler.counters, **recorder.counters, **now}
-
-
-def exposed(figures: dict[str, int]) -> bytes:
-    """Return figures in Prometheus' text format."""
-    registry = CollectorRegistry()
-    registry.register(_Figures(figures))
-    return generate_latest(registry)
-
-
-class _Figures(Collector):
-    def __init__(self, figures: dict[str, int]) -> None:
-        self._figures = Counter(figures)
-
-    def collect(self) -> Iterator[Metric]:
-        for name, value in sorted(self._figures.items()):
-            kind: Any = GaugeMetricFamily if name in GAUGES else CounterMetricFamily
-            yield kind(f"nexrl_proxy_{name}", f"NexRL proxy: {name.replace('_', ' ')}", value=value)
+    return {**ZEROS, **models.counted(), **recorder.counters, **now}
 
 
 def _seconds(request: web.Request, default: float, *, name: str = "timeout_s") -> float:

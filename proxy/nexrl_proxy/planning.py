@@ -53,6 +53,8 @@ class Plan(Struct, frozen=True, kw_only=True, eq=False):
     """Sampling parameters in force, in the engine's names; without `max_new_tokens` and `sampling_seed`."""
     limits: list[int | None]
     """`max_new_tokens` for each prompt; None: the upstream's own."""
+    other_model: bool = False
+    """It is asked of another model than the proxy's own."""
     request: bytes | None = None
     """The request as a chat completion, for engines that render messages themselves."""
 

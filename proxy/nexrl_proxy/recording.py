@@ -9,6 +9,7 @@ from nexrl_proxy.conversation import MOST_RESPONSES, Sessions, remember
 from nexrl_proxy.draw import Draw
 from nexrl_proxy.engines import Completion
 from nexrl_proxy.ids import new_span_id
+from nexrl_proxy.policy import NEUTRAL
 from nexrl_proxy.reading import Reader
 from nexrl_proxy.recorder import Recorder
 from nexrl_proxy.render import Renderer
@@ -39,10 +40,11 @@ class Recording:
             completion=completion.ids,
             logprobs=completion.logprobs,
             weight_versions=completion.weight_versions,
-            temperature=params["temperature"],
+            temperature=params.get("temperature", NEUTRAL["temperature"]),
             sampling=params,
             finish_reason=completion.finish or "abort",
             exact=completion.exact,
+            other_model=plan.other_model,
             drift=prompt.drift,
             agent=plan.caller.agent,
             group=plan.caller.group,
@@ -70,7 +72,7 @@ class Recording:
             remember(session.responses, call.response, said, most=MOST_RESPONSES)
         if not call.exact or self._renderer is None:
             return
-        held = held_of(call, draw.prompt.parent, self._renderer.eos)
+        held = held_of(call, draw.prompt.parent, self._renderer)
         if talk := plan.talk:
             session.hold(talk.history.digests[-1], held, call.reply)
             if talk.body:

@@ -34,8 +34,8 @@ class Restored(Struct):
     """A call read back, and what its continuations begin with."""
 
     held: Held
-    digests: tuple[bytes, bytes] = (b"", b"")
-    """Of what was said up to and including its reply, in both of the shapes `echoes_of` knows."""
+    digests: tuple[bytes, ...] = ()
+    """Of what was said up to and including its reply, in each of the shapes that `echoes_of` knows."""
     messages: list[Message] = []
     """What the call added: its new messages, and the reply."""
     parent: "Restored | None" = None
@@ -111,7 +111,7 @@ def session_of(calls: Iterable[Call], renderer: Renderer) -> Session:
         if not call.exact or (call.parent is not None and call.parent not in known):
             continue
         parent = known[call.parent] if call.parent else None
-        held = held_of(call, parent.held if parent else None, renderer.eos)
+        held = held_of(call, parent.held if parent else None, renderer)
         try:
             if call.dialect == "completions":
                 known[call.id] = _raw(session, call, held, parent, renderer)
@@ -122,26 +122,35 @@ def session_of(calls: Iterable[Call], renderer: Renderer) -> Session:
     return session
 
 
-def held_of(call: Call, parent: Held | None, eos: frozenset[int]) -> Held:
+def held_of(call: Call, parent: Held | None, renderer: Renderer) -> Held:
     """Return what a session keeps of a call."""
+    ended = call.finish_reason == "stop" and bool(call.completion) and call.completion[-1] in renderer.eos
     return Held(
         id=call.id,
         parent=parent,
         prompt_delta=call.prompt_delta,
         completion=call.completion,
         tool_calls=call.reply.get("tool_calls"),
-        ended=call.finish_reason == "stop" and bool(call.completion) and call.completion[-1] in eos,
+        ended=ended,
+        stopped="" if ended or call.finish_reason != "stop" else stop_in(renderer, call),
     )
 
 
+def stop_in(renderer: Renderer, call: Call) -> str:
+    """Return the stop string that stands first in what was sampled; "" where there is none."""
+    stops = [stop for stop in call.sampling.get("stop") or () if stop]
+    said = renderer.text(call.completion) if stops else ""
+    return min((stop for stop in stops if stop in said), key=said.find, default="")
+
+
 def _said(session: Session, call: Call, held: Held, parent: Restored | None) -> Restored:
-    before = parent.digests if parent else (setting_of(call.tools, call.template),) * 2
+    echoes = echoes_of(call.reply, held.stopped)
+    before = parent.digests if parent else (setting_of(call.tools, call.template),) * len(echoes)
     new = normalised(call.messages)
     asked = [after(digest, new) for digest in before]
     for digest in dict.fromkeys(asked):
         session.hold(digest, held, call.reply)
-    whole, short = echoes_of(call.reply)
-    digests = (step(asked[0], whole), step(asked[1], short))
+    digests = tuple(map(step, asked, echoes))
     restored = Restored(held, digests, messages=[*call.messages, call.reply], parent=parent)
     if call.dialect == "responses":
         remember(session.responses, call.response, restored.said()[call.instructed :], most=MOST_RESPONSES)

@@ -23,8 +23,11 @@ def was_cut(completion: Completion) -> bool:
 
 
 def settled(completion: Completion, work: Work) -> Completion:
-    """Return a completion as it ended, where it was cut and only the word that it has ended was missing."""
-    if not was_cut(completion):
+    """Return a completion as the model ended it: the word for that may be missing where it was cut.
+
+    SGLang says `length` where the last token that was allowed is the one that ends the turn.
+    """
+    if not was_cut(completion) and completion.finish != "length":
         return completion
     if completion.ids and completion.ids[-1] in work.params.get("stop_token_ids", ()):
         return structs.replace(completion, finish="stop", matched=completion.ids[-1], lost="", message="")

@@ -20,6 +20,7 @@ from nexrl_proxy.engines.kinds import KINDS, Serving
 from nexrl_proxy.leftovers import bring_in, spool_names
 from nexrl_proxy.limits import BODY_MB
 from nexrl_proxy.listening import listen, runner_of
+from nexrl_proxy.models import read_others
 from nexrl_proxy.operating import Access
 from nexrl_proxy.parsers.choose import REASONING_PARSERS, TOOL_PARSERS
 from nexrl_proxy.policy import policy_of
@@ -101,6 +102,14 @@ def proxy(
     served_model: Annotated[
         str | None, typer.Option(help="Name listed by /v1/models. [default: the model directory's name]")
     ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            help="Other models, answered by other servers and never trained, asked for by their names: a JSON file "
+            '{"judge": {"url": "https://HOST/v1", "model": "its name there", "key_variable": "JUDGE_KEY"}}. '
+            "A key is read from the environment variable that is named."
+        ),
+    ] = None,
     drain_s: Annotated[
         float,
         typer.Option(
@@ -124,6 +133,7 @@ def proxy(
         processed_logprobs=processed_logprobs,
     )
     try:
+        served = served_model or (model.resolve().name if model else engine_model or "upstream")
         settings = Settings(
             engine=engine,
             serving=serving,
@@ -131,7 +141,8 @@ def proxy(
             ingest=ingest,
             data=data,
             access=Access(admin_key(data), require_session, require_key),
-            served_model=served_model or (model.resolve().name if model else engine_model or "upstream"),
+            served_model=served,
+            others=read_others(models, served),
             tool_parser=tool_parser,
             reasoning_parser=reasoning_parser,
             policy=policy_of(sampling),

@@ -20,14 +20,17 @@ from nexrl_proxy.talk import Talk, whole_messages
 class SpokenPlanner:
     """Plans requests by what stands in them."""
 
-    def __init__(self, *, sessions: Sessions, policy: SamplingPolicy | None = None) -> None:
+    def __init__(self, *, sessions: Sessions, policy: SamplingPolicy | None = None, other_model: bool = False) -> None:
         self._sessions = sessions
         self._policy = policy or SamplingPolicy()
+        self._other_model = other_model
 
     async def plan(self, ask: Ask, caller: Caller, dialect: Dialect) -> Plan:
         messages = whole_messages(ask, self._sessions.get(caller.session))
         ask = msgspec.structs.replace(ask, messages=messages)
         params = self._policy.effective(ask.sampling, mode_of(caller.session))
+        if self._other_model:  # what nobody asks for is its server's to say
+            params = {name: value for name, value in params.items() if name in ask.sampling}
         limit = params.pop("max_new_tokens", None) if ask.max_tokens is None else ask.max_tokens
         said = messages[ask.instructed :] if ask.store else []
         return Plan(
@@ -39,6 +42,7 @@ class SpokenPlanner:
             prompts=[Prompt(ids=Int32s(), delta=Int32s())],
             params=params,
             limits=[limit],
+            other_model=self._other_model,
             request=spoken_request(ask),
         )
 

@@ -20,6 +20,7 @@ from nexrl_proxy.engines.kinds import Serving, engines_of
 from nexrl_proxy.engines.pool import Pool
 from nexrl_proxy.limits import Limits
 from nexrl_proxy.listening import listen, runner_of
+from nexrl_proxy.models import Model, Models, Other, other_model
 from nexrl_proxy.operating import Access
 from nexrl_proxy.parsers.choose import Parsers
 from nexrl_proxy.planning import Planner
@@ -129,6 +130,7 @@ async def world_of(
     history: HistoryPolicy = "append",
     limits: Limits | None = None,
     most_bytes: int = MOST_BYTES,
+    others: dict[str, Other] | None = None,
 ) -> AsyncIterator[World]:
     parsers = Parsers(tools=tools, reasoning=reasoning, template=template_of(model))
     world = World(Renderer(model, markers=parsers.markers, endings=parsers.endings))
@@ -159,9 +161,9 @@ async def world_of(
             policy=policy,
             history=history,
         )
+        beside = {name: other_model(name, other, world.recorder) for name, other in (others or {}).items()}
         app = world.app = make_app(
-            planner=planner,
-            sampler=world.sampler,
+            models=Models(Model(planner, world.sampler), beside),
             recorder=world.recorder,
             access=Access(ADMIN, require_session),
             model="tiny",

@@ -195,7 +195,7 @@ class RandomSession:
             ids += sampled + self.draw.choices(self.speaker.ordinary, k=2)
 
     async def complete(self, prompt: str | list[int]) -> tuple[str, list[int], list[int], str]:
-        """Return the text of a raw completion, and its prompt, its tokens and its end as the engine had them."""
+        """Return the text of a raw completion, its prompt and its tokens as the engine had them, and why it ended."""
         body = {"prompt": prompt, "model": "m", "max_tokens": 64}
         before = len(self.world.engine.requests)
         status, reply = await self.world.post(body, path="/v1/completions", attempt=self.attempt)
@@ -203,7 +203,8 @@ class RandomSession:
         asked = self.world.engine.requests[before:]
         lines = [self.world.engine.answers[one["rid"]] for one in asked]
         sampled = [token for line in lines for token in line.ids]
-        return reply["choices"][0]["text"], asked[0]["input_ids"], sampled, lines[-1].finish["type"]
+        [choice] = reply["choices"]
+        return choice["text"], asked[0]["input_ids"], sampled, choice["finish_reason"]
 
 
 def echoed(said: Said, how: str) -> Said:

@@ -89,6 +89,12 @@ def harmony(name: str, arguments: dict[str, Any]) -> str:
     return f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{dumps(arguments)}<|call|>"
 
 
+def pythonic(name: str, arguments: dict[str, Any]) -> str:
+    return (
+        f"<|python_start|>[{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})]<|python_end|>"
+    )
+
+
 JSON_PIECES = ('{"name": "f", "arguments": {"a": 1}}', '{"name"', '"', "\\", "{", "}", "[", "]", "</tool_call>", ";")
 DEEPSEEK = tuple(f"<｜tool▁{name}｜>" for name in ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep"))
 KIMI = tuple(f"<|tool_{name}|>" for name in ("calls_section_begin", "calls_section_end", "call_begin", "call_end"))
@@ -168,6 +174,15 @@ SPELLINGS: dict[str, Spelling] = {
         ),
         markup=(*HARMONY, "assistant", "analysis", "final", "to=", "to=functions.f", "<|", *JSON_PIECES),
         reasoning="harmony",
+    ),
+    "pythonic": Spelling(
+        call=pythonic,
+        broken=tuple(f"<|python_start|>[{call}]<|python_end|>" for call in ("f(1)", "f(a=b)", "f(), 2", "f(**{})")),
+        markup=(
+            *("<|python_start|>", "<|python_end|>", "[f(a=1)]", "[f(", ")", "a=", ",", "'''", "'", '"""'),
+            *JSON_PIECES,
+        ),
+        separator=" ",
     ),
     "none": Spelling(call=lambda name, _: name, broken=("{",), markup=("{",)),
 }  # fmt: skip

@@ -142,6 +142,8 @@ async def test_a_prompt_longer_than_the_context_is_refused_before_the_engine_see
         with pytest.raises(BadRequestError) as raised:
             await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x y" * 5000}])
     assert raised.value.code == "context_length_exceeded"
+    # The words that verifiers, LiteLLM and others look for.
+    assert f"This model's maximum context length is {world.renderer.context} tokens" in str(raised.value)
     assert world.engine.requests == []
 
 

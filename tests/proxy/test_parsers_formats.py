@@ -21,9 +21,10 @@ FIRST_ARGUMENT = {
     "qwen3-coder": "<parameter=",
     "minimax": "<parameter ",
     "deepseek-v3.2": "<｜DSML｜parameter ",
+    "pythonic": "where=",
 }
-IN_TAGS = FIRST_ARGUMENT.keys()
-"""Formats that write each argument between tags of its own, and how the first one begins."""
+NO_JSON = FIRST_ARGUMENT.keys()
+"""Formats that write each argument in a way of their own, and how the first one begins."""
 ORDINARY = [
     "word",
     " ",
@@ -54,6 +55,8 @@ HOSTILE = [
     "<|end|>",
     "é",
 ]
+MAY_BE_MISSING = {"harmony": "<|call|>", "pythonic": "<|python_end|>"}
+"""What stands behind a call that is whole without."""
 cuts = st.lists(st.integers(0, 120), max_size=12)
 values = st.lists(st.sampled_from(HOSTILE), max_size=5).map("".join)
 names = st.sampled_from(["look", "get_weather", "a.b-c"])
@@ -105,7 +108,7 @@ def message(tool_format: str, text: str) -> str:
     return text if is_bare else f"<|start|>assistant<|channel|>final<|message|>{text}<|end|>"
 
 
-@pytest.mark.parametrize("tool_format", sorted(set(WITH_CALLS) - IN_TAGS))
+@pytest.mark.parametrize("tool_format", sorted(set(WITH_CALLS) - NO_JSON))
 @settings(max_examples=40)
 @given(name=names, key=values, value=values, at=cuts)
 @example(name="look", key="", value="</tool_call>", at=[])
@@ -116,7 +119,7 @@ def test_json_arguments_are_the_models_own_spelling_whatever_is_in_them(tool_for
     assert call == ToolCall(name, spelled)
 
 
-@pytest.mark.parametrize("tool_format", sorted(IN_TAGS))
+@pytest.mark.parametrize("tool_format", sorted(NO_JSON))
 @settings(max_examples=40)
 @given(value=st.text(max_size=20), depth=st.integers(), at=cuts)
 @example(value="</tool_call>", depth=0, at=[])
@@ -132,7 +135,7 @@ def test_arguments_in_tags_have_the_types_of_the_schema(tool_format, value, dept
 @given(data=st.data())
 def test_a_call_that_is_cut_short_is_text_to_the_letter(tool_format, data):
     whole = SPELLINGS[tool_format].call("look", {"where": 'over \\ "there"', "depth": 3})
-    end = len(whole) - len("<|call|>") - 1 if tool_format == "harmony" else len(whole) - 1
+    end = len(whole) - len(MAY_BE_MISSING.get(tool_format, "")) - 1
     cut = whole[: data.draw(st.integers(1, end))]
     events = read(parser_of(tool_format), cut)
     assert not any(isinstance(event, ToolCall) for event in events)
@@ -374,3 +377,41 @@ def test_markers_are_those_of_the_chosen_formats_and_no_ending_is_one():
         "[/THINK]",
     }
     assert Parsers(tools="harmony", template="").endings == {"<|call|>", "<|return|>"}
+
+
+def test_python_lists_are_read_bare_with_all_of_pythons_literals_and_names_of_json():
+    text = "[look(where='it''s', far=-1.5, deep={'a': [1, (2, None)]}), a.b(), c(\"x]\", )]"
+    assert read(parser_of("pythonic"), text) == [Malformed(text)]
+    text = (
+        "\n[look(where='it' 's', far=-1.5, deep={'a': [True, (2, None)]}), a.b(), c(x='''y\")]''', z=[true, null])]\n"
+    )
+    assert read(parser_of("pythonic"), text) == [
+        ToolCall("look", '{"where": "its", "far": -1.5, "deep": {"a": [true, [2, null]]}}'),
+        ToolCall("a.b", "{}"),
+        ToolCall("c", '{"x": "y\\")]", "z": [true, null]}'),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "[look](there)", "[]", "[look, (1)]", "see [f(a=1)]", "[", "[look", "[ loo"]
+)
+def test_a_list_that_is_no_call_is_an_answer(text):
+    assert read(parser_of("pythonic"), text) == [Content(text)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("print(1)", "__import__('os')", "1e999", "lambda: 1", "{*()}", "{**{}}", "{1}", "b'1'", "1j", "f''", "-x"),
+        *("-" * 100_000 + "1", "(" * 10_000 + ")" * 10_000, "1+" * 50_000 + "1", "a" + ".b" * 50_000),
+    ],
+    ids=range(15),
+)
+def test_nothing_in_a_python_call_is_evaluated_however_deep_it_is(value):
+    text = f"[f(x={value})]"
+    assert read(parser_of("pythonic"), text) == [Malformed(text)]
+
+
+def test_a_tool_whose_name_python_does_not_have_cannot_be_forced():
+    parsers = Parsers(tools="pythonic", reasoning="none", template="")
+    assert (parsers.forced("a.look"), parsers.forced("a-look"), parsers.begun_call) == ("[a.look(", None, None)

@@ -220,6 +220,29 @@ async def test_both_ways_of_echoing_a_call_with_text_are_known_after_a_restart(w
     assert chained(await world.recorded())
 
 
+@pytest.mark.parametrize("forgets", [False, True])
+@pytest.mark.parametrize("echo", ["<look/>", ""])
+async def test_a_reply_that_a_stop_string_ended_is_echoed_with_it_or_without(world, echo, forgets):
+    world.says(*["first <look/>"] * 2, eos=False, finish={"type": "stop", "matched": "<look/>"})
+    messages: list[dict[str, Any]] = list(HELLO)
+    for _ in range(3):
+        reply = await world.chat(messages, stop=["</wait>", "<look/>"])
+        said = reply["choices"][0]["message"]
+        messages += [said | {"content": said["content"] + echo}, MORE]
+        if forgets:
+            await world.restart()
+    assert chained(await world.recorded())
+    prompt = world.renderer.spelled(world.engine.requests[-1]["input_ids"])
+    assert prompt.count(b"first <look/><|im_end|>") == 2
+
+
+async def test_a_stop_string_that_the_model_did_not_say_is_an_edit(world):
+    world.says("first <look/>", eos=False, finish={"type": "stop", "matched": "<look/>"})
+    said = (await world.chat(HELLO, stop=["</wait>", "<look/>"]))["choices"][0]["message"]
+    await world.chat([*HELLO, said | {"content": said["content"] + "</wait>"}, MORE], stop=["</wait>", "<look/>"])
+    assert [call.drift for call in await world.recorded()] == [None, "edited"]
+
+
 async def test_a_session_that_had_to_make_room_is_read_back(model_dir, tmp_path):
     async with world_of(model_dir("chatml"), tmp_path, most_bytes=3000) as world:
         world.says("ok")

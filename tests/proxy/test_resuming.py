@@ -118,6 +118,20 @@ async def test_only_the_last_word_was_missing(world, options, finish):
     assert len(world.engine.requests) == 1
 
 
+async def test_a_turn_that_ends_with_the_last_token_that_was_allowed_has_ended(world):
+    ids = world.ids("hello")
+    world.engine.script = lambda _: Line(ids=ids, finish={"type": "length", "length": len(ids)})
+    first = await world.chat(HELLO, max_tokens=len(ids))
+    assert first["choices"][0]["finish_reason"] == "stop"
+    await world.chat([*HELLO, first["choices"][0]["message"], *HELLO])
+    one, two = await world.recorded()
+    assert (one.finish_reason, two.parent) == ("stop", one.id)
+    # The turn's end stands once: it was sampled.
+    assert world.renderer.tokenizer.decode(list(two.prompt_delta), skip_special_tokens=False).startswith(
+        "\n<|im_start|>user"
+    )
+
+
 async def test_a_refusal_of_the_rest_loses_no_token(world):
     ids = cut(world, 2, status=400, message="too long for me")
     _, events = await streamed(world)

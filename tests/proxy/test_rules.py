@@ -229,7 +229,7 @@ def outcome(made: tuple[Planner, Sessions], request: bytes, *, forget: bool) -> 
     reply = {"role": "assistant", "content": "a"}
     call = Call(id=f"{len(session.calls):016x}", session="a-1", prompt_delta=prompt.delta, completion=Int32s([300]),
                 logprobs=Float32s([-1]), weight_versions=Int32s([0]), reply=reply)  # fmt: skip
-    session.hold(talk.history.digests[-1], held_of(call, prompt.parent, frozenset()), reply)
+    session.hold(talk.history.digests[-1], held_of(call, prompt.parent, plans._renderer), reply)
     session.bodies.remember(talk.history.setting, talk.body.rstrip()[:-1].rstrip(), place_of(talk))
     new = talk.arrived[prompt.covered - talk.history.start :] if prompt.parent else talk.arrived
     return list(prompt.ids), list(prompt.delta), prompt.parent and prompt.parent.id, prompt.covered, prompt.drift, new

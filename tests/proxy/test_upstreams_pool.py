@@ -157,6 +157,30 @@ async def test_a_release_tells_the_version_to_engines_that_do_not_know_theirs():
         assert getattr(pool.engines[0], "_weight_version", 7) == 7
 
 
+async def test_an_upstream_without_a_neighbour_is_asked_how_it_is_only_where_that_is_in_doubt():
+    asked: list[str] = []
+    app = web.Application()
+
+    async def models(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"data": []})
+
+    app.router.add_get("/v1/models", models)
+    async with served(app) as url:
+        pool = Pool(engines_of(url, Serving(kind="openai")), check_every_s=0.005)
+        pool.start()
+        await asyncio.sleep(0.05)
+        assert asked == []
+        with contextlib.suppress(EngineLost):
+            async with pool.seat("a"):
+                raise EngineLost("gone")
+        await until(lambda: shown(pool, "healthy") == [True])
+        count = len(asked)
+        await asyncio.sleep(0.05)
+        assert len(asked) == count == 1
+        await pool.stop()
+
+
 async def test_an_engine_that_stops_answering_is_taken_out_and_comes_back_by_itself_and_both_are_said_once(caplog):
     engines = [ScriptedEngine(), ScriptedEngine()]
     ill: set[int] = set()

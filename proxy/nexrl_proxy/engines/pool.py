@@ -151,7 +151,11 @@ class Pool:
                 async with asyncio.timeout(self._check_every_s):
                     await self._doubted.wait()
             self._doubted.clear()
-            await asyncio.gather(*(self._check(index) for index in range(len(self.engines))))
+            await asyncio.gather(*(self._check(index) for index in range(len(self.engines)) if self._worth(index)))
+
+    def _worth(self, index: int) -> bool:
+        """Whether to ask an engine: an upstream without a neighbour is somebody's paid service, asked if in doubt."""
+        return not (self.renders and len(self.engines) == 1) or self._failures[index] > 0
 
     async def _check(self, index: int) -> None:
         """Take an engine out after two silent checks, as one busy moment should move no session; back in after one."""

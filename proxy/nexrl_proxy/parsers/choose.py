@@ -20,6 +20,7 @@ from nexrl_proxy.parsers import (
     llama3,
     mistral,
     plain,
+    pythonic,
     qwen3_coder,
     think,
 )
@@ -38,6 +39,7 @@ _FORMATS: tuple[ToolFormat, ...] = (
     qwen3_coder.FORMAT,
     hermes.FORMAT,
     llama3.FORMAT,
+    pythonic.FORMAT,
     plain.FORMAT,
 )
 TOOL_FORMATS: dict[str, ToolFormat] = {known.name: known for known in _FORMATS}

@@ -21,7 +21,7 @@ from nexrl_proxy.answering import json_response
 from nexrl_proxy.app import errors_as_answers
 from nexrl_proxy.attribution import require_admin
 from nexrl_proxy.errors import ApiError, unavailable
-from nexrl_proxy.operating import ACCESS, LONGEST_TIMEOUT_S, METRICS_TYPE, RECORDER, RETRIES, SAMPLER
+from nexrl_proxy.operating import ACCESS, LONGEST_TIMEOUT_S, MODELS, RECORDER, RETRIES
 
 OK = 200
 PATIENCE_S = 30.0
@@ -101,7 +101,7 @@ def private_path(directory: Path, index: int) -> Path:
 def private_app(app: web.Application) -> web.Application:
     """Return what a worker answers to the others: what it would answer if it were the only one."""
     private = web.Application(middlewares=[errors_as_answers])
-    private[SAMPLER], private[RECORDER], private[RETRIES] = app[SAMPLER], app[RECORDER], app[RETRIES]
+    private[MODELS], private[RECORDER], private[RETRIES] = app[MODELS], app[RECORDER], app[RETRIES]
     private[ACCESS], private[STANDING] = app[ACCESS], Standing()
     private.router.add_post("/api/hold", _hold)
     private.router.add_post("/api/release", _release)
@@ -112,7 +112,7 @@ def private_app(app: web.Application) -> web.Application:
 
 async def learn(private: web.Application, peers: Peers, others: Sequence[int]) -> None:
     """Let a worker that starts stand where the others do, unless it is told something newer meanwhile."""
-    told, pool = private[STANDING], private[SAMPLER].pool
+    told, pool = private[STANDING], private[MODELS].own.sampler.pool
     before = told.changes
     found = [standing for standing in await asyncio.gather(*map(peers.standing, others)) if standing]
     if told.changes != before:
@@ -152,13 +152,13 @@ async def _release(request: web.Request) -> web.StreamResponse:
 
 async def _stats(request: web.Request) -> web.StreamResponse:
     require_admin(request.headers, request.app[ACCESS].admin_key)
-    pool = request.app[SAMPLER].pool.describe()
+    pool = request.app[MODELS].own.sampler.pool.describe()
     return json_response({**operating.figures(request.app), **pool, "pid": os.getpid()})
 
 
 async def _standing(request: web.Request) -> web.StreamResponse:
     require_admin(request.headers, request.app[ACCESS].admin_key)
-    held = request.app[SAMPLER].pool.describe()["held"]
+    held = request.app[MODELS].own.sampler.pool.describe()["held"]
     return json_response({"held": held, "weight_version": request.app[STANDING].weight_version})
 
 
@@ -180,7 +180,7 @@ async def _all_stats(request: web.Request, peers: Peers) -> web.StreamResponse:
 async def _all_metrics(_: web.Request, peers: Peers) -> web.StreamResponse:
     said = [msgspec.json.decode(answer.body) for answer in await peers.all("GET", "/api/stats", patience_s=1.0)]
     figures = {name: int(value) for name, value in added(said).items() if isinstance(value, int)}
-    return web.Response(body=operating.exposed(figures), headers={"content-type": METRICS_TYPE})
+    return operating.as_metrics(figures)
 
 
 _ROUTES = {

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from nexrl.errors import NexrlError
+from nexrl.service import parents_end
 
 READY = b"ready"
 BEAT = b"\0"
@@ -108,7 +109,7 @@ class Supervisor:
         signal.set_wakeup_fd(written.fileno())
         self._selector.register(wakeup, selectors.EVENT_READ, "signals")
         if exit_with_parent:
-            self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, "parent")
+            self._selector.register(parents_end(), selectors.EVENT_READ, "parent")
         for index in range(self._workers):
             self._start(index)
         code = None
