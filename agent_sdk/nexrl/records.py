@@ -129,6 +129,8 @@ class Call(Struct, frozen=True, kw_only=True):
     """As the engine said it: `stop`, `length`, or `abort` (cancelled, or the client went away)."""
     exact: bool = True
     """False where the engine gave no token ids; such a call is shown and left out of training."""
+    other_model: bool = False
+    """Another model answered than the one that may be trained, because the agent asked for it: no drift."""
     drift: str | None = None
     """Why the prompt opened a new chain although the session held one it could have extended."""
     agent: str | None = None

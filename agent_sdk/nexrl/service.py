@@ -8,11 +8,15 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import os
 import resource
 import signal
+import stat
 import sys
 from collections.abc import AsyncGenerator, Coroutine
 from importlib.util import find_spec
+
+from nexrl.errors import ConfigError
 
 YOUNG, MIDDLE, OLD = 10_000, 10, 100
 """When each generation is collected: net allocations, and collections of the one before."""
@@ -54,7 +58,12 @@ class Stopping:
 
 @contextlib.asynccontextmanager
 async def stopping(*, exit_with_parent: bool = False) -> AsyncGenerator[Stopping]:
-    """Watch for signals, and for the parent's end, for as long as this is open; then signals are ignored."""
+    """Watch for signals, and for the parent's end, for as long as this is open; then signals are ignored.
+
+    Raises ConfigError where the parent's end could not be seen.
+    """
+    if exit_with_parent:
+        parents_end()
     told, loop = Stopping(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.signalled)
@@ -104,6 +113,18 @@ def die_with_parent() -> None:
     """Have the kernel kill this process when its parent is gone, however that went: prctl(2). Linux alone has it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def parents_end() -> int:
+    """Return the descriptor that closes with the parent, standard input; raises ConfigError where it never could."""
+    descriptor = sys.stdin.fileno()
+    kind = os.fstat(descriptor).st_mode
+    if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or os.isatty(descriptor)):
+        raise ConfigError(
+            "--exit-with-parent: standard input is a file, which ends with nobody; give it a pipe that the parent "
+            "holds open, or leave the option out"
+        )
+    return descriptor
 
 
 async def _end_of_input(told: Stopping) -> None:

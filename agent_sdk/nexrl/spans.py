@@ -31,7 +31,7 @@ _CONVENTIONS = {
 TEXTS = frozenset(
     {at.SESSION, at.PARENT, at.DRIFT, at.AGENT_NAME, at.GROUP, at.REQUEST_MODEL, at.DIALECT, at.RESPONSE_ID}
 )
-FLAGS = frozenset({at.EXACT, at.MALFORMED_TOOL_CALL, at.INSTRUCTED})
+FLAGS = frozenset({at.EXACT, at.MALFORMED_TOOL_CALL, at.INSTRUCTED, at.OTHER_MODEL})
 """Attributes of a call that hold text, and truth values, wherever they stand."""
 _dicts = msgspec.json.Decoder(list[dict[str, Any]])
 _dict = msgspec.json.Decoder(dict[str, Any])
@@ -72,6 +72,7 @@ def span_bytes(call: Call, *, prompt_tokens: int, trace_id: bytes | None = None,
         at.GROUP: call.group,
         at.SAMPLING: msgspec.json.encode(call.sampling).decode() if call.sampling else None,
         at.INSTRUCTED: call.instructed or None,
+        at.OTHER_MODEL: call.other_model or None,
         at.TEMPLATE: msgspec.json.encode(call.template).decode() if call.template else None,
         at.TOOL_DEFINITIONS: None if call.tools is None else msgspec.json.encode(call.tools).decode(),
     }
@@ -193,6 +194,7 @@ def _decode(span: Span, values: Mapping[str, Any]) -> Call:
         template=_dict.decode(values.get(at.TEMPLATE, "{}")),
         instructed=bool(values.get(at.INSTRUCTED)),
         exact=values[at.EXACT],
+        other_model=bool(values.get(at.OTHER_MODEL)),
         drift=values.get(at.DRIFT),
         agent=values.get(at.AGENT_NAME),
         group=values.get(at.GROUP),

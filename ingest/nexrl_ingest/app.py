@@ -4,14 +4,16 @@ What is stored and how is decided in `otlp`, `ledger.py` and `pool.py`; when it 
 """
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 
 from aiohttp import web
 
 from nexrl_ingest import telemetry
 from nexrl_ingest.access import caller_of
 from nexrl_ingest.api import events, leasing, planning, rewards, runs, service, sessions
-from nexrl_ingest.api.context import ADMIN_KEY, CHANGES, STORE
+from nexrl_ingest.api.context import ADMIN_KEY, CHANGES, FIGURES, STORE
 from nexrl_ingest.groups.waiting import Changes
 from nexrl_ingest.refusals import NotFoundError, RefusedError
 from nexrl_ingest.store import Store
@@ -27,14 +29,15 @@ ROUTES = [
     *service.ROUTES,
 ]
 _OPEN = {route.path for route in ROUTES if not route.allow}
+_KINDS: dict[int, str] = {HTTPStatus.SERVICE_UNAVAILABLE: "unavailable", HTTPStatus.INTERNAL_SERVER_ERROR: "failed"}
 _log = logging.getLogger(__name__)
 
 
 def make_app(*, store: Store, admin_key: str) -> web.Application:
     """Return the server; whoever runs it closes the store afterwards."""
     # Bodies are decompressed by ourselves: aiohttp would do it without zstd and without our bound.
-    app = web.Application(middlewares=[_errors, _access], handler_args={"auto_decompress": False})
-    app[STORE], app[ADMIN_KEY], app[CHANGES] = store, admin_key, Changes()
+    app = web.Application(middlewares=[_counted, _errors, _access], handler_args={"auto_decompress": False})
+    app[STORE], app[ADMIN_KEY], app[CHANGES], app[FIGURES] = store, admin_key, Changes(), Counter()
     app[service.DESCRIPTION] = service.describe(ROUTES)
     app[events.WATCHERS] = events.Watchers()
     app.on_startup.append(_listen)
@@ -46,6 +49,16 @@ def make_app(*, store: Store, admin_key: str) -> web.Application:
 
 
 @web.middleware
+async def _counted(request: web.Request, handler: Handler) -> web.StreamResponse:
+    response = await handler(request)
+    figures = request.app[FIGURES]
+    figures["requests"] += 1
+    if response.status >= HTTPStatus.BAD_REQUEST:
+        figures[_KINDS.get(response.status, "refused")] += 1
+    return response
+
+
+@web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
@@ -54,6 +67,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         kind = NotFoundError.type if error.status == NotFoundError.status else RefusedError.type
         return _refused(request, error.status, kind, f"{request.method} {request.path}: {error.reason}")
+    except ConnectionError:
+        raise  # the client has gone
     except Exception:  # noqa: BLE001 - a bug is answered and logged, and the others are served on
         _log.exception("%s %s failed", request.method, request.path)
         return _refused(request, 500, "internal", "ingest failed; its log says why")

@@ -31,6 +31,7 @@ from nexrl_ingest.wire import (
     LeaseRequest,
     RewardRequest,
     RolloutState,
+    RunPage,
     RunState,
     SessionPage,
     SessionSummary,
@@ -138,6 +139,18 @@ class IngestClient:
     async def group(self, group: str) -> GroupRecord:
         """Return a group as it was planned, with all its attempts."""
         return await self._page(f"/api/groups/{_segment(group)}", [], GroupRecord)
+
+    async def runs(self) -> list[str]:
+        """Return the names of all runs, in their order."""
+        found: list[str] = []
+        after: str | None = ""
+        while after is not None:
+            page = msgspec.json.decode(
+                await self._request("GET", f"/api/runs?{urlencode({'after': after, 'limit': PAGE})}"), type=RunPage
+            )
+            found += [item.run for item in page.runs]
+            after = page.next
+        return found
 
     async def groups(self, run: str, ids: Iterable[str] | None = None) -> list[GroupState]:
         """Return the groups of a run with these ids, or all of them, in order of creation."""

@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from nexrl_ingest import blocks, span_log
 from nexrl_ingest.access import REPORTERS, Caller, caller_of, require
 from nexrl_ingest.api import bodies
-from nexrl_ingest.api.context import ADMIN_KEY, STORE
+from nexrl_ingest.api.context import ADMIN_KEY, FIGURES, STORE
 from nexrl_ingest.api.openapi_otlp import LOGS, METRICS, TRACES
 from nexrl_ingest.otlp import bodies as otlp
 from nexrl_ingest.otlp import evaluations, metrics, spans
@@ -64,6 +64,9 @@ async def _traces(request: web.Request) -> web.Response:
 
     if batch.blocks:
         await request.app[STORE].write(keep, exclusive=False)
+    figures = request.app[FIGURES]
+    figures["spans"] += sum(len(block.rows) for block in batch.blocks)
+    figures["rejected_spans"] += len(batch.errors)
     return _answer(request, spans.response(batch.errors), batch.errors)
 
 
@@ -97,6 +100,7 @@ def _reporter(request: web.Request) -> Caller:
 async def _unpacked(request: web.Request, use: Callable[[otlp.Body], T]) -> T:
     """Decompress a request and use it, with its bytes as they came where those can be stored."""
     received = await bodies.received(request)
+    request.app[FIGURES]["received_bytes"] += len(received)
     encoding, content_type = request.headers.get("Content-Encoding", ""), request.content_type
 
     def work(limit: int) -> T:

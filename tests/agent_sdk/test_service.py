@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from nexrl.errors import ConfigError
 from nexrl.service import stopping
 
 
@@ -38,3 +39,11 @@ async def test_the_parents_end_asks_for_haste_whenever_it_comes(monkeypatch, sig
             os.close(parents)
             await told.hurried.wait()
             assert told.asked.is_set()
+
+
+async def test_a_standard_input_that_no_parent_holds_is_refused(monkeypatch):
+    with open(os.devnull) as nobodys:  # noqa: ASYNC230, PTH123 - it is never read
+        monkeypatch.setattr(sys, "stdin", nobodys)
+        with pytest.raises(ConfigError, match="--exit-with-parent: standard input is a file"):
+            async with stopping(exit_with_parent=True):
+                pass

@@ -14,7 +14,7 @@ from ingest_world import ADMIN_KEY, Ingest, call, finish, group
 from pyarrow import parquet
 
 from nexrl.errors import ConfigError, NexrlError, RunError
-from nexrl.records import Attempt, Float32s, Outcome, Reward
+from nexrl.records import Attempt, Float32s, Group, Outcome, Reward, Task
 from nexrl_ingest.app import make_app
 from nexrl_ingest.client import IngestClient
 from nexrl_ingest.commands.exporting import Format, export
@@ -78,6 +78,18 @@ async def test_a_run_is_exported_alike_from_its_file_and_over_http(ingest, clien
     assert (judged["mode"], judged["session"]) == ("eval", "e-0")
 
 
+async def test_the_only_run_need_not_be_named_and_several_are_listed(ingest, client, tmp_path):
+    with pytest.raises(RunError, match="it has no run; say which: --run NAME"):
+        await asyncio.to_thread(export, out=tmp_path / "out", url=ingest.url)
+    await captured(ingest, client)
+    for name, where in (("file", {"data": tmp_path / "data"}), ("http", {"url": ingest.url})):
+        await asyncio.to_thread(export, out=tmp_path / name, **where)
+    assert (tmp_path / "file/trajectories.jsonl").read_text() == (tmp_path / "http/trajectories.jsonl").read_text()
+    await client.put_group(Group(id="other", run="run-2", task=Task(id="t", fields={}), size=2))
+    with pytest.raises(RunError, match="it has run-1, run-2; say which: --run NAME"):
+        await asyncio.to_thread(export, out=tmp_path / "out", url=ingest.url)
+
+
 async def test_parquet_holds_the_same_rows_as_json_lines(ingest, client, tmp_path):
     await captured(ingest, client)
     lines = await exported(tmp_path, "lines", Format.JSONL, data=tmp_path / "data")
@@ -105,7 +117,7 @@ async def test_a_hub_dataset_has_splits_and_a_card_that_names_them(ingest, clien
 async def test_an_export_refuses_what_it_cannot_do_whole(ingest, client, tmp_path, monkeypatch):
     await captured(ingest, client)
     data = tmp_path / "data"
-    with pytest.raises(RunError, match="run 'nowhere'"):
+    with pytest.raises(RunError, match="it has run-1; none is called 'nowhere'"):
         await asyncio.to_thread(export, run="nowhere", out=tmp_path / "out", data=data)
     with pytest.raises(ConfigError, match="not an empty directory"):
         await asyncio.to_thread(export, run="run-1", out=tmp_path, data=data)

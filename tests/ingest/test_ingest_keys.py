@@ -41,6 +41,7 @@ LET_IN = {
     ("GET", "/api/sessions/{id}/rewards"): OWN,
     ("GET", "/api/events"): READ,
     ("GET", "/health"): set(KEYS),
+    ("GET", "/metrics"): set(KEYS),
     ("GET", "/openapi.json"): set(KEYS),
     **{("POST", path): {"admin", "attempt", "attempt elsewhere"} for path in OTLP},
 }

@@ -4,7 +4,7 @@ import time
 from functools import partial
 
 from nexrl_ingest.access import READERS, TRAINERS
-from nexrl_ingest.api.context import CHANGES, STORE
+from nexrl_ingest.api.context import CHANGES, FIGURES, STORE
 from nexrl_ingest.api.route import Call, Route
 from nexrl_ingest.groups import pool, unplanned
 from nexrl_ingest.groups.external import External, ExternalState
@@ -13,12 +13,15 @@ from nexrl_ingest.wire import LeaseIds, LeaseReply, LeaseRequest
 
 async def lease(call: Call) -> LeaseReply:
     store, changes, request = call.app[STORE], call.app[CHANGES], call.request
-    return await changes.wait_for_groups(store, call.body, gone=lambda: request.transport is None)
+    reply = await changes.wait_for_groups(store, call.body, gone=lambda: request.transport is None)
+    call.app[FIGURES]["leased_groups"] += len(reply.leased)
+    return reply
 
 
 async def ack(call: Call) -> LeaseIds:
     asked, now_ns = call.body, time.time_ns()
     await call.app[STORE].write(lambda connection: pool.ack(connection, asked.leases, now_ns))
+    call.app[FIGURES]["acked_groups"] += len(asked.leases)
     return asked
 
 

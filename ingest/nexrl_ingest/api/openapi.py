@@ -37,7 +37,7 @@ REFUSALS: tuple[type[RefusedError], ...] = (
 )
 _PART = re.compile(r"\{(\w+)\}")
 _REF = "#/components/schemas/{name}"
-_REPLIES = {"json": JSON, "packed": MESSAGEPACK, "events": "text/event-stream"}
+_REPLIES = {"json": JSON, "packed": MESSAGEPACK, "events": "text/event-stream", "text": "text/plain"}
 
 
 class Refusal(Struct, frozen=True, kw_only=True):

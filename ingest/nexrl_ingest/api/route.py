@@ -15,7 +15,7 @@ from nexrl_ingest.api import bodies
 from nexrl_ingest.api.context import ADMIN_KEY
 from nexrl_ingest.refusals import RefusedError
 
-Format = Literal["json", "packed", "events"]
+Format = Literal["json", "packed", "events", "text"]
 
 
 class NoQuery(Struct, frozen=True):

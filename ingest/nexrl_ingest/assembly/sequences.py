@@ -71,8 +71,8 @@ def sequences(calls: Iterable[Call]) -> list[Sequence]:
 
 
 def drift(calls: Iterable[Call]) -> list[Drift]:
-    """Say which calls opened a new chain or cannot be trained, and why."""
-    ordered = _ordered(calls)
+    """Say which calls opened a new chain or cannot be trained, and why; those of other models never could be."""
+    ordered = [call for call in _ordered(calls) if not call.other_model]
     reachable = {call.id for found in _children(ordered).values() for call in found}
     found: list[Drift] = []
     for call in ordered:

@@ -15,7 +15,7 @@ import typer
 
 from nexrl.errors import ConfigError, RunError
 from nexrl_ingest.commands.rows import Row, rows_of
-from nexrl_ingest.commands.sources import Source, opened, recorded
+from nexrl_ingest.commands.sources import Source, opened, recorded, run_of
 from nexrl_ingest.commands.writers import HubWriter, JsonlWriter, ParquetWriter, Writer
 
 
@@ -33,15 +33,16 @@ _WRITERS: dict[Format, type[Writer]] = {
     Format.HF: HubWriter,
 }
 Data = Annotated[Path | None, typer.Option(help="Data directory of ingest, or a run directory.")]
+Run = Annotated[str | None, typer.Option(help="The run, as its recipe is named. [default: the only one there is]")]
 Url = Annotated[str | None, typer.Option(help="URL of a running ingest; its key in NEXRL_ADMIN_KEY.")]
 
 
 def export(
     *,
-    run: Annotated[str, typer.Option(help="The run, as the trainer named it.")],
     out: Annotated[Path, typer.Option(help="Directory to write to; made where it is missing, and must be empty.")],
     data: Data = None,
     url: Url = None,
+    run: Run = None,
     format: Annotated[Format, typer.Option(help="Of the files; parquet and hf need pyarrow.")] = Format.JSONL,  # noqa: A002 - the flag's name
 ) -> None:
     """Write a run's trajectories to files: tokens, masks, logprobs, weight versions, rewards and messages.
@@ -49,7 +50,7 @@ def export(
     jsonl: OUT/trajectories.jsonl. parquet: OUT/trajectories.parquet. hf: OUT/data/*.parquet and a README card;
     `datasets.load_dataset("OUT")` reads it, training groups as `train` and evaluation groups as `test`.
 
-    Example: nexrl export --data runs/short --run short --format hf --out short-dataset
+    Example: nexrl export --data runs/short --format hf --out short-dataset
     """
     where = one_of(data, url)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -65,15 +66,16 @@ def one_of(data: Path | None, url: str | None) -> str:
     return str(data) if data else str(url)
 
 
-async def _export(where: str, run: str, out: Path, kind: type[Writer]) -> tuple[int, int]:
+async def _export(where: str, run: str | None, out: Path, kind: type[Writer]) -> tuple[int, int]:
     written: Counter[str] = Counter()
     async with opened(where) as source:
-        with kind(out, run) as writer:
-            async for row in run_rows(source, run):
+        name = await run_of(source, where, run)
+        with kind(out, name) as writer:
+            async for row in run_rows(source, name):
                 writer.write(row)
                 written[row.session] += 1
             if not written:
-                raise RunError(f"run {run!r}: {where} has no final rollout of it; GET /api/runs lists what there is")
+                raise RunError(f"run {name!r}: {where} has no final rollout of it")
     return written.total(), len(written)
 
 

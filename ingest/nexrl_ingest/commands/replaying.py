@@ -18,9 +18,9 @@ from nexrl.keys import admin_key
 from nexrl.records import Reward
 from nexrl_ingest.assembly.sequences import prompt_lengths
 from nexrl_ingest.client import IngestClient
-from nexrl_ingest.commands.exporting import Data, Url, one_of, run_rows
+from nexrl_ingest.commands.exporting import Data, Run, Url, one_of, run_rows
 from nexrl_ingest.commands.rows import Row
-from nexrl_ingest.commands.sources import Source, opened
+from nexrl_ingest.commands.sources import Source, opened, run_of
 from nexrl_ingest.wire import AttemptRecord, RewardRequest
 
 COMPARED = ("status", "reason", "calls", "ids", "loss_mask", "logprobs", "weight_versions", "temperatures", "agent")
@@ -28,46 +28,45 @@ COMPARED = ("status", "reason", "calls", "ids", "loss_mask", "logprobs", "weight
 
 def replay(
     *,
-    run: Annotated[str, typer.Option(help="The run, as the trainer named it.")],
     data: Data = None,
     url: Url = None,
+    run: Run = None,
     to: Annotated[str | None, typer.Option(help="URL of the ingest to send it to; key in NEXRL_ADMIN_KEY.")] = None,
     against: Annotated[Path | None, typer.Option(help="An export in JSON lines to compare with.")] = None,
 ) -> None:
     """Send a recorded run into another ingest (--to), or assemble it again and print what differs (--against).
 
     Examples:
-    nexrl replay --data runs/short --run short --to http://127.0.0.1:4318
-    nexrl replay --data runs/short --run short --against short-export/trajectories.jsonl
+    nexrl replay --data runs/short --to http://127.0.0.1:4318
+    nexrl replay --data runs/short --against short-export/trajectories.jsonl
     """
     if (to is None) == (against is None):
         raise ConfigError("nexrl replay: give one of --to URL and --against FILE")
     where = one_of(data, url)
     if to:
-        groups, calls = asyncio.run(_send(where, run, to))
-        typer.echo(f"{groups} groups and {calls} calls of run {run!r} sent to {to}")
+        name, groups, calls = asyncio.run(_send(where, run, to))
+        typer.echo(f"{groups} groups and {calls} calls of run {name!r} sent to {to}")
         return
     assert against
-    differing = asyncio.run(_differences(where, run, _exported(against)))
+    name, differing = asyncio.run(_differences(where, run, _exported(against)))
     for line in differing:
         typer.echo(line)
     if differing:
-        raise RunError(f"{len(differing)} sequences of run {run!r} differ from {against}")
-    typer.echo(f"run {run!r}: every sequence is as in {against}")
+        raise RunError(f"{len(differing)} sequences of run {name!r} differ from {against}")
+    typer.echo(f"run {name!r}: every sequence is as in {against}")
 
 
-async def _send(where: str, run: str, to: str) -> tuple[int, int]:
+async def _send(where: str, run: str | None, to: str) -> tuple[str, int, int]:
     async with opened(where) as source, IngestClient(to, admin_key(None), give_up_s=10.0) as target:
-        states = await source.groups(run)
-        if not states:
-            raise RunError(f"run {run!r}: {where} has no group of it; GET /api/runs lists the runs of an ingest")
+        name = await run_of(source, where, run)
+        states = await source.groups(name)
         calls = 0
         for state in states:
             record = await source.group(state.id)
             await target.put_group(record.group)
             for attempt in record.attempts:
                 calls += await _send_attempt(source, target, attempt)
-        return len(states), calls
+        return name, len(states), calls
 
 
 async def _send_attempt(source: Source, target: IngestClient, record: AttemptRecord) -> int:
@@ -98,13 +97,14 @@ def split_rewards(record: AttemptRecord) -> tuple[list[Reward], list[Reward]]:
     return of_outcome, later
 
 
-async def _differences(where: str, run: str, exported: dict[tuple[str, int], Row]) -> list[str]:
+async def _differences(where: str, run: str | None, exported: dict[tuple[str, int], Row]) -> tuple[str, list[str]]:
     found: list[str] = []
     async with opened(where) as source:
-        async for row in run_rows(source, run):
+        name = await run_of(source, where, run)
+        async for row in run_rows(source, name):
             before = exported.pop((row.session, row.sequence), None)
             found += [f"{row.session} sequence {row.sequence}: {text}" for text in differences(before, row)]
-    return found + [f"{session} sequence {number}: is gone" for session, number in exported]
+    return name, found + [f"{session} sequence {number}: is gone" for session, number in exported]
 
 
 def differences(before: Row | None, now: Row) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
+from nexrl.errors import RunError
 from nexrl.keys import admin_key
 from nexrl.records import Call, Reward, Trajectory
 from nexrl_ingest.assembly import sequences
@@ -16,10 +17,19 @@ from nexrl_ingest.sessions import listing
 from nexrl_ingest.span_log import calls_of
 from nexrl_ingest.store import Connection
 from nexrl_ingest.store.embedded import FILE, read_only
-from nexrl_ingest.wire import AttemptRecord, GroupRecord, GroupsQuery, GroupState, SessionsQuery, SessionSummary
+from nexrl_ingest.wire import (
+    AttemptRecord,
+    GroupRecord,
+    GroupsQuery,
+    GroupState,
+    RunsQuery,
+    SessionsQuery,
+    SessionSummary,
+)
 
 T = TypeVar("T")
 PAGE = 200
+MOST_NAMED = 20
 
 
 class Source(Protocol):
@@ -32,6 +42,8 @@ class Source(Protocol):
     async def calls(self, session: str) -> list[Call]: ...
 
     async def rewards(self, session: str) -> list[Reward]: ...
+
+    async def runs(self) -> list[str]: ...
 
     async def groups(self, run: str) -> list[GroupState]: ...
 
@@ -61,6 +73,17 @@ async def opened(where: str) -> AsyncGenerator[Source]:
         path = next((path for path in candidates if path.is_file()), candidates[0])
         with read_only(path) as connection:
             yield FileSource(connection)
+
+
+async def run_of(source: Source, where: str, run: str | None) -> str:
+    """Return the run that is asked for, where none is named the only one; raises RunError where it cannot be told."""
+    known = await source.runs()
+    if run is None and len(known) == 1:
+        return known[0]
+    if run in known:
+        return run
+    listed = f"it has {', '.join(known[:MOST_NAMED])}{' ...' * (len(known) > MOST_NAMED)}" if known else "it has no run"
+    raise RunError(f"{where}: {listed}; " + (f"none is called {run!r}" if run else "say which: --run NAME"))
 
 
 async def recorded(source: Source, session: str, group: str | None) -> Recorded:
@@ -109,6 +132,15 @@ class FileSource:
 
     async def rewards(self, session: str) -> list[Reward]:
         return self._known(session, lambda: ledger.rewards_of(self._connection, session))
+
+    async def runs(self) -> list[str]:
+        found: list[str] = []
+        after: str | None = ""
+        while after is not None:
+            page = runs.listed(self._connection, RunsQuery(after=after, limit=PAGE))
+            found += [item.run for item in page.runs]
+            after = page.next
+        return found
 
     async def groups(self, run: str) -> list[GroupState]:
         found: list[GroupState] = []
