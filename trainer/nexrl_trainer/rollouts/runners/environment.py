@@ -26,27 +26,35 @@ def fill(template: str, fields: Mapping[str, Any]) -> str:
         raise ConfigError(f"agent: {template!r} asks for {error.args[0]!r}, the task has {has}") from error
 
 
-def agent_environment(services: Services, key: str, extra: Mapping[str, str]) -> dict[str, str]:
+def agent_environment(
+    services: Services, key: str, extra: Mapping[str, str], inherited: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Return the environment of an agent whose process is one attempt, which its key names.
 
     OpenTelemetry SDKs send to ingest, into the attempt's session, unless the user's environment sends them elsewhere.
+    `inherited` is this process's own where nothing is said.
     """
-    environment = shared_environment(services, key, extra)
+    environment = shared_environment(services, key, extra, inherited)
     if not any(name.startswith(_OTLP) for name in environment):
         environment |= {f"{_OTLP}ENDPOINT": services.ingest, f"{_OTLP}PROTOCOL": "http/protobuf"}
         environment |= {f"{_OTLP}HEADERS": f"authorization=Bearer%20{quote(key)}"}
     return environment
 
 
-def shared_environment(services: Services, key: str, extra: Mapping[str, str]) -> dict[str, str]:
-    """Return what agents inherit of ours, plus where to call and report; the admin key never gets here.
+def shared_environment(
+    services: Services, key: str, extra: Mapping[str, str], inherited: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return what agents inherit (of ours where nothing is said), plus where to call and report.
 
-    Both names of the base URL are set, since frameworks differ in which they read.
+    The admin key never gets here. All names of the base URL are set, since frameworks differ in which they read; NexAU
+    takes the key from LLM_API_KEY, were it somebody else's, before OPENAI_API_KEY.
     """
-    inherited = inherited_environment()
+    known = inherited_environment() if inherited is None else inherited
+    inherited = {name: value for name, value in known.items() if name not in services.secrets}
     base, model = f"{services.proxy}/v1", services.model
     ours = {"OPENAI_BASE_URL": base, "OPENAI_API_BASE": base, "OPENAI_API_KEY": key, "OPENAI_MODEL": model}
     ours |= {"ANTHROPIC_BASE_URL": services.proxy, "ANTHROPIC_API_KEY": key, "ANTHROPIC_MODEL": model}
+    ours |= {"LLM_BASE_URL": base, "LLM_API_KEY": key, "LLM_MODEL": model}
     # A company's HTTP proxy does not know the way back to this machine.
     hosts = dict.fromkeys([urlsplit(services.proxy).hostname, urlsplit(services.ingest).hostname, "localhost"])
     direct = ",".join(filter(None, [inherited.get("NO_PROXY"), *hosts]))
