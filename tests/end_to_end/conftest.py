@@ -6,6 +6,9 @@ import sys
 import pytest
 from main_job import ROOT
 
+# The cluster of the runners' tests is one here too.
+sys.path.append(str(ROOT / "tests/trainer"))
+
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):

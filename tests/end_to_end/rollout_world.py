@@ -19,6 +19,7 @@ from nexrl_ingest.client import IngestClient
 from nexrl_trainer.recipe.agent import Agent
 from nexrl_trainer.recipe.tree import Rewards
 from nexrl_trainer.rollouts.attempts import Attempts
+from nexrl_trainer.rollouts.failures import Failures
 from nexrl_trainer.rollouts.judging import Judge
 from nexrl_trainer.rollouts.proxy import ProxyClient
 from nexrl_trainer.rollouts.quarantine import Quarantine
@@ -26,7 +27,10 @@ from nexrl_trainer.rollouts.runners.choosing import runner_of
 from nexrl_trainer.rollouts.runners.runner import Services
 
 ADMIN_KEY = "an-admin-key-for-tests"
-TEMPLATE = "{% for message in messages %}{{ message.role + ':' + message.content + '\n' }}{% endfor %}{{ 'model:' }}"
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role + ':' + message.content + '<end>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
 
 
 def little_model(folder):
@@ -102,8 +106,9 @@ class World:
     @contextlib.asynccontextmanager
     async def attempts(self, recipe_folder, on_outcome=lambda _: None, **agent):
         agent = convert(agent, Agent)
+        file = recipe_folder / "reward.py"
         judge = Judge(
-            rewards=load_rewards(recipe_folder / "reward.py"),
+            rewards=load_rewards(file) if file.is_file() else [],
             rule=Rewards(),
             ingest=self.ingest,
             folder=self.folder / "judging",
@@ -115,6 +120,7 @@ class World:
             workspaces=self.folder / "workspaces",
             log=self.folder / "agents.log",
             services=self.services,
+            say=print,
         )
         async with judge, runner:
             yield Attempts(
@@ -125,8 +131,13 @@ class World:
                 proxy=ProxyClient(self.proxy, ADMIN_KEY, self.http),
                 admin_key=ADMIN_KEY,
                 quarantine=Quarantine(agent.quarantine, file=self.folder / "quarantine.json", say=print),
+                failures=Failures(self.folder / "failures.log"),
                 on_outcome=on_outcome,
             )
+
+    def failures(self):
+        file = self.folder / "failures.log"
+        return file.read_text() if file.is_file() else ""
 
     async def rollouts(self, attempts, name, size=1, run="run", task_id=None, **task):
         """Run a group of that name to its end; return what ingest knows of it."""

@@ -44,6 +44,8 @@ def lessons(modules):
         ("shell/agent.sh", "SYSTEM"),
         ("smolagents/agent.py", "CODE_SYSTEM"),
         ("mini-swe-agent/agent.yaml", "SHELL_SYSTEM"),
+        ("nexau/agent.yaml", "LEAD_SYSTEM"),
+        ("nexau/clerk.yaml", "CLERK_SYSTEM"),
     ],
 )
 def test_an_agent_opens_with_what_the_model_was_shown(agent, said, modules):
@@ -77,6 +79,20 @@ def test_what_the_demonstrator_does_in_python_and_in_a_shell_comes_to_what_he_sa
                 subprocess.run(["sh", "-c", calculation], capture_output=True, text=True, check=True).stdout.strip()
                 == result["content"]
             )
+
+
+def test_what_a_lead_asks_of_the_clerk_is_what_the_clerk_is_asked_and_answers(modules, lessons):
+    rng = random.Random(7)
+    for problem in [modules["problems"].draw(rng) for _ in range(20)]:
+        (_, asked, *said), _ = lessons.as_a_clerk(problem, random.Random(str(problem)))
+        messages, _ = lessons.as_a_lead(problem, random.Random(str(problem)))
+        assert asked["content"] in [lessons.expression([step]) for step in problem.steps]
+        for call, result in zip(messages[2:-1:2], messages[3:-1:2], strict=True):
+            arguments = call["tool_calls"][0]["function"]["arguments"]
+            assert arguments["sub_agent_name"] == "clerk"
+            assert result["content"] == f"The answer is {eval(arguments['message'])}."
+        assert messages[-1]["content"].startswith("The answer is ")
+        assert said[-1]["content"].startswith("The answer is ")
 
 
 def test_the_template_shows_a_tool_the_same_however_a_framework_describes_it(modules):

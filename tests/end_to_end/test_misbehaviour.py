@@ -1,6 +1,7 @@
 """What agents and judges do wrong, with real processes: right status, right counts, nothing stuck, nothing lost."""
 
 import asyncio
+import resource
 from itertools import chain
 from pathlib import Path
 
@@ -44,16 +45,21 @@ async def world(tmp_path_factory):
 async def test_what_misbehaves_is_recorded_as_it_went_and_leaves_nothing_behind(
     world, trouble, count, status, reason, calls, attempts
 ):
-    limit_s = 6 if trouble == "ignores-sigterm" else 200
+    limit_s = 6 if trouble == "ignores-sigterm" else 900
     command = ["python", "agent.py", "{trouble}", "{count}"]
     async with world.attempts(FOLDER, command=command, timeout_s=limit_s, attempts=2) as running:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         record = await world.rollouts(running, f"{trouble}-{count}", trouble=trouble, count=count)
+        # In KiB: what an agent prints, or how often it calls, does not fill the trainer's memory.
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 32 << 10
         assert running.slots.spent().busy_s > 0
     assert [item.outcome.final for item in record.attempts] == [False] * (attempts - 1) + [True]
     for item in record.attempts:
         assert (item.outcome.status, item.outcome.calls) == (status, calls)
         assert reason in item.outcome.reason
         assert len(await world.ingest.calls(item.attempt.id)) == calls
+        # Also of those that no listing of sessions has, since they never called.
+        assert (f"{item.attempt.id} after" in world.failures()) == (status == "failed" and "reward" not in reason)
     last = record.attempts[-1]
     assert {reward.name: reward.value for reward in last.rewards} == (
         {"judged": 1.0, "total": 1.0} if status == "completed" else {}

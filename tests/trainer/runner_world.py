@@ -14,7 +14,7 @@ from nexrl_trainer.rollouts.runners.runner import Job, Services
 SERVICES = Services(proxy="http://127.0.0.1:1", ingest="http://127.0.0.1:2", model="m")
 
 
-def runner(folder, *, services=SERVICES, **agent):
+def runner(folder, *, services=SERVICES, say=print, **agent):
     """The runner of an agent whose recipe lies in `folder`."""
     return runner_of(
         convert(agent, Agent),
@@ -22,6 +22,7 @@ def runner(folder, *, services=SERVICES, **agent):
         workspaces=folder / "workspaces",
         log=folder / "agents.log",
         services=services,
+        say=say,
     )
 
 

@@ -1,12 +1,25 @@
+"""What becomes of attempts: why they failed, and those that were disturbed."""
+
+import asyncio
+
+import aiohttp
 import pytest
+from aiohttp import web
+from msgspec import convert
 
 from nexrl.records import Group, Task
 from nexrl_ingest.client import GroupState
 from nexrl_ingest.wire import RolloutState
-from nexrl_trainer.rollouts.attempts import failure_of
+from nexrl_trainer.recipe.agent import Agent
+from nexrl_trainer.recipe.tree import Rewards
+from nexrl_trainer.rollouts.attempts import Attempts, failure_of, pause_after
 from nexrl_trainer.rollouts.conversation import last_message
+from nexrl_trainer.rollouts.failures import Failures
+from nexrl_trainer.rollouts.judging import Judge
 from nexrl_trainer.rollouts.planning import afresh
-from nexrl_trainer.rollouts.runners.runner import Ended
+from nexrl_trainer.rollouts.proxy import ProxyClient
+from nexrl_trainer.rollouts.quarantine import Quarantine
+from nexrl_trainer.rollouts.runners.runner import DisturbedError, Ended
 
 
 def ended(**fields):
@@ -52,3 +65,83 @@ def test_a_step_that_failed_as_a_whole_is_planned_anew_and_any_other_goes_on():
     assert afresh(groups, {"g": state(g, "failed"), "h": state(h, "completed")}) == groups
     again = afresh(groups, {"g": state(g, "failed"), "h": state(h, "failed")})
     assert [group.id for group in again] == ["g-again", "h-again"]
+
+
+class Disturbed:
+    """A runner whose first agents are taken away, the second under suspicion, and whose last ends on its own."""
+
+    def __init__(self):
+        self.left = [
+            DisturbedError("agent: its pod was taken away: drain"),
+            DisturbedError("agent: crashed", suspect=True),
+        ]
+        self.alone = []
+
+    async def run(self, job, timeout_s):
+        self.alone.append(job.alone)
+        if self.left:
+            raise self.left.pop(0)
+        return ended(exit_code=3)
+
+
+@pytest.fixture
+async def proxy():
+    """What a proxy says of every session: it made no call, and all of it is stored."""
+
+    async def flushed(_):
+        return web.json_response({"calls": 0})
+
+    app = web.Application()
+    app.add_routes([web.post("/api/sessions/{session}/flush", flushed)])
+    served = web.AppRunner(app, access_log=None)
+    await served.setup()
+    await web.TCPSite(served, "127.0.0.1", 0).start()
+    async with aiohttp.ClientSession() as http:
+        yield ProxyClient(f"http://127.0.0.1:{served.addresses[0][1]}", "s", http)
+    await served.cleanup()
+
+
+GROUP = Group(id="run-g0", run="run", task=Task(id="t", fields={}), size=1)
+
+
+async def attempts_of(runner, client, proxy, tmp_path, on_outcome=print):
+    await client.put_group(GROUP)
+    return Attempts(
+        agent=convert({"command": ["agent"], "attempts": 1}, Agent),
+        runner=runner,
+        judge=Judge(rewards=[], rule=Rewards(), ingest=client, folder=tmp_path / "judging"),
+        ingest=client,
+        proxy=proxy,
+        admin_key="s",
+        quarantine=Quarantine(None, file=tmp_path / "quarantine.json", say=print),
+        failures=Failures(tmp_path / "failures.log"),
+        on_outcome=on_outcome,
+    )
+
+
+async def test_an_attempt_that_was_disturbed_is_made_again_costs_no_try_and_is_told(client, proxy, tmp_path):
+    runner, outcomes = Disturbed(), []
+    attempts = await attempts_of(runner, client, proxy, tmp_path, outcomes.append)
+    await attempts.run(GROUP, range(1), priority=(0,))
+    assert runner.alone == [False, False, True]
+    assert [outcome.reason for outcome in outcomes] == ["agent: exit code 3"]
+    told = (tmp_path / "failures.log").read_text().splitlines()
+    assert [line.partition(" s: ")[2] for line in told if line] == [
+        "agent: its pod was taken away: drain",
+        "agent: crashed",
+        "agent: exit code 3",
+    ]
+
+
+async def test_it_is_not_made_again_at_once(client, proxy, tmp_path, monkeypatch):
+    monkeypatch.setattr("nexrl_trainer.rollouts.attempts.pause_after", lambda disturbed: 1000)
+    runner = Disturbed()
+    attempts = await attempts_of(runner, client, proxy, tmp_path)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await attempts.run(GROUP, range(1), priority=(0,))
+    assert runner.alone == [False]
+
+
+def test_who_is_disturbed_again_and_again_waits_longer_each_time_up_to_a_limit():
+    assert [pause_after(times) for times in (0, 1, 2, 6, 7, 5000)] == [0.1, 0.2, 0.4, 6.4, 10, 10]

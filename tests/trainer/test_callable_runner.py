@@ -42,6 +42,8 @@ async def act(task, session, base_url, api_key, model, more="default"):
             return {"session": session.id, "url": base_url, "key": api_key, "model": model, "more": more}
 
 def wait(task):
+    if "next" in task:
+        return next(iter(()))
     if "s" in task:
         time.sleep(task["s"])
         return "woke"
@@ -140,6 +142,7 @@ async def test_a_function_that_is_not_async_runs_in_a_thread_and_what_it_left_be
         other = agents.run(job("a", s=0.2), 20)
         slept, left = await asyncio.gather(other, agents.run(job("b"), 20))
         assert slept.answer == "woke"
+        assert "raised StopIteration" in (await agents.run(job("n", next=1), 20)).problem
         pid = int(left.answer)
         assert alive(pid)
         assert (await agents.run(job("c", s=60), 0.2)).timed_out

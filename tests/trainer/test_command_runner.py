@@ -181,10 +181,13 @@ async def test_a_program_that_is_not_there_is_named_behind_limits_too(tmp_path):
 
 def test_an_agent_never_sees_the_admin_key(monkeypatch):
     monkeypatch.setenv("NEXRL_ADMIN_KEY", "secret-secret-secret")
+    monkeypatch.setenv("LLM_API_KEY", "somebody else's")
     environment = agent_environment(SERVICES, "nxr-a:0.s", {"MORE": "1"})
     assert "secret-secret-secret" not in environment.values()
     assert environment["OPENAI_BASE_URL"] == environment["OPENAI_API_BASE"] == "http://127.0.0.1:1/v1"
-    assert (environment["OPENAI_API_KEY"], environment["MORE"]) == ("nxr-a:0.s", "1")
+    assert environment["LLM_BASE_URL"] == environment["OPENAI_BASE_URL"]
+    keys = [environment[name] for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "LLM_API_KEY", "MORE")]
+    assert keys == ["nxr-a:0.s"] * 3 + ["1"]
 
 
 def test_an_agents_own_spans_go_to_its_session_unless_the_user_sends_them_elsewhere(monkeypatch):
@@ -215,8 +218,11 @@ def test_a_field_in_the_answers_path_is_looked_for_in_every_task():
 @pytest.mark.parametrize(
     ("agent", "said"),
     [
-        ({}, "give `command` or `callable`"),
-        ({"command": ["a"], "callable": "a.py:f"}, "one of the two"),
+        ({}, "give one of `command`, `callable`, `environment`"),
+        ({"command": ["a"], "callable": "a.py:f"}, "give one of"),
+        ({"callable": "a.py:f", "environment": "a.py:E"}, "give one of"),
+        ({"environment": "a.py:E", "stdin": "x"}, "agent.stdin is about commands"),
+        ({"callable": "a.py:f", "max_turns": 2}, "agent.max_turns is about environments"),
         ({"command": ["a"], "workers": 2}, "agent.workers is about agent.callable"),
         ({"callable": "a.py:f", "stdin": "x"}, "agent.stdin is about commands"),
         ({"callable": "a.py:f", "limits": {"cpu_s": 1}}, "agent.limits is about commands"),

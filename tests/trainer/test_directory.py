@@ -54,7 +54,9 @@ def test_the_best_checkpoint_stays_however_old_it_is_until_a_better_one_comes(tm
         return sorted(item.name for item in directory.checkpoints.iterdir() if item.name != "best")
 
     save(directory, 1, keep=1)
+    assert directory.model == directory.checkpoints / "step-00001"
     directory.mark_best(1)
+    assert directory.model == directory.best
     for step in (2, 3):
         save(directory, step, keep=1)
     assert saved() == ["step-00001", "step-00003"]

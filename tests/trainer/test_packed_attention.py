@@ -15,10 +15,14 @@ SEQUENCES = [
 ]
 
 
-def tensors(dtype=torch.float32):
+LONG = list(range(1000, 1600))
+LONGER_THAN_A_BLOCK = [Int32s([*LONG, *P, *LONG, 1]), Int32s([*LONG, *P, 2]), Int32s([*LONG, 3, *LONG])]
+
+
+def tensors(sequences=SEQUENCES):
     torch.manual_seed(0)
-    size = lay_out(SEQUENCES).size
-    return [torch.randn(1, heads, size, 16, dtype=dtype, requires_grad=True) for heads in (4, 2, 2)]
+    size = lay_out(sequences).size
+    return [torch.randn(1, heads, size, 16, requires_grad=True) for heads in (4, 2, 2)]
 
 
 def dense(query, key, value, layout):
@@ -30,9 +34,10 @@ def dense(query, key, value, layout):
     return scaled_dot_product_attention(query, key, value, attn_mask=allowed, scale=0.3, enable_gqa=True)
 
 
-def test_attention_along_the_tree_is_that_behind_a_dense_mask_gradients_included():
-    layout = lay_out(SEQUENCES)
-    inputs = tensors()
+@pytest.mark.parametrize("sequences", [SEQUENCES, LONGER_THAN_A_BLOCK], ids=["short", "long"])
+def test_attention_along_the_tree_is_that_behind_a_dense_mask_gradients_included(sequences):
+    layout = lay_out(sequences)
+    inputs = tensors(sequences)
     ours, _ = packed_attention(torch.nn.Module(), *inputs, None, layout=layout, scaling=0.3)
     theirs = dense(*inputs, layout).transpose(1, 2)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)

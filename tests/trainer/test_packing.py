@@ -1,8 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from nexrl.records import Int32s
-from nexrl_trainer.policy.network.packing import SHORTEST_SHARED, Block, Cost, lay_out, plan
+from nexrl_trainer.policy.network.packing import SHORTEST_SHARED, Block, Cost, halved, lay_out, plan
 
 P = list(range(100, 100 + SHORTEST_SHARED))
 COST = Cost(pair=0.01)
@@ -69,6 +70,16 @@ def test_every_token_attends_to_its_own_sequence_so_far_and_to_nothing_else(sequ
         assert len(rows) == len(sequence)
         for position, row in enumerate(rows):
             assert sorted(seen[row]) == sorted(rows[: position + 1])
+
+
+@given(trees, st.integers(1, 40))
+def test_halved_blocks_attend_to_the_same_and_causal_ones_come_first(sequences, most):
+    layout = lay_out(sequences)
+    parts = halved(layout.blocks, most)
+    pairs = {row: sorted(keys) for row, keys in attended(layout).items()}
+    assert {row: sorted(keys) for row, keys in attended(replace(layout, blocks=parts)).items()} == pairs
+    assert all(item.rows[1] - item.rows[0] <= most for item in parts if item.causal)
+    assert [item.causal for item in parts] == sorted((item.causal for item in parts), reverse=True)
 
 
 @given(trees, st.integers(1, 100), st.integers(1, 4))

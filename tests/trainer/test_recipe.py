@@ -56,6 +56,11 @@ def test_the_effective_recipe_loads_to_itself(tmp_path):
     [
         (MINIMAL + "stepz: 4\n", [], "stepz"),
         (MINIMAL + "train: {optimiser: adam}\n", [], r"optimiser.*\$\.train"),
+        (
+            MINIMAL + "proxy: {models: {small: {url: http://h}}}\n",
+            [],
+            r"proxy\.models\.small: .* this one another",
+        ),
         (MINIMAL, ["rollouts.group_size=1"], r">= 2.*\$\.rollouts\.group_size"),
         (MINIMAL, ["train.backend=megatron"], r"megatron.*\$\.train\.backend"),
         (MINIMAL, ["engine.kind=tgi"], r"tgi.*\$\.engine\.kind"),
@@ -116,6 +121,16 @@ def test_what_is_wrong_in_a_recipe_is_named(tmp_path, text, overrides, message):
             "agent: {command: [a], limits: {cpu: 3}}",
             [],
             "{file}: Object contains unknown field `cpu`: did you mean `cpu_s`? - at `$.agent.limits`",
+        ),
+        (
+            "learning_rate: 1e-3",
+            [],
+            "{file}: Object contains unknown field `learning_rate`: did you mean `train.learning_rate`?",
+        ),
+        (
+            "train: {group_size: 4}",
+            [],
+            "{file}: Object contains unknown field `group_size`: did you mean `rollouts.group_size`? - at `$.train`",
         ),
         ("", ["seed=1", "step=1"], "step=1: Object contains unknown field `step`: did you mean `steps`?"),
         (

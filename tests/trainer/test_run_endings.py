@@ -151,6 +151,10 @@ def test_a_finished_run_is_left_as_it_is_until_it_is_asked_for_more_steps(direct
     write_summary(directory, RESULT)
     assert finished(directory, 2) == finished(directory, 1) == RESULT
     assert finished(directory, 3) is None
+    for step, success in enumerate((0.5, 0.25, 0.5)):
+        directory.log({"kind": "evaluation", "step": step, "success": success})
+    assert finished(directory, 3, 2) == RESULT  # it stopped early, and would again
+    assert finished(directory, 3, 3) is None
     directory.draft(3)
     directory.commit(State(step=3), keep=1)  # an unfinished one, with more steps
     assert finished(directory, 2) is None

@@ -109,6 +109,8 @@ def _show(console: Any, result: Any, directory: Any, commands: list[str]) -> Non
         console.print(why, style="yellow", soft_wrap=True, highlight=False, markup=False)
     console.print(f"run directory  {folder}", soft_wrap=True, highlight=False)
     console.print(f"reward curve   {folder / 'reward.png'}", soft_wrap=True, highlight=False)
+    if model := directory.model:
+        console.print(f"trained model  {model}", soft_wrap=True, highlight=False)
     console.print("\nnext:", highlight=False)
     for command in commands:
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)

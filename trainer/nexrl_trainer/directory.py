@@ -8,6 +8,7 @@ proxy/         spans not yet delivered     weights/        what the engine reads
 version        newest weight version       judging/        rollouts that wait for the rest of their group
 trackers.json  and what trackers keep      draws.jsonl     tasks drawn by a curriculum
 .lock          while a run uses it            earlier-1/      a start that trained nothing, by another recipe
+fingerprints.json  of tasks and reward functions
 """
 
 import contextlib
@@ -58,6 +59,7 @@ class RunDirectory:
         self.recipe_file = path / "recipe.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.version_file = path / "version"
+        self.fingerprints = path / "fingerprints.json"
         self.summary_file = path / "summary.json"
         self.picture = path / "reward.png"
         self.checkpoints = path / "checkpoints"
@@ -65,6 +67,7 @@ class RunDirectory:
         self.batches = path / "batches"
         self.ingest = path / "ingest"
         self.proxy = path / "proxy"
+        self.models_file = self.proxy / "models.json"
         self.logs = path / "logs"
         self.weights = path / "weights"
         self.draws = path / "draws.jsonl"
@@ -93,6 +96,12 @@ class RunDirectory:
         if not folders:
             return None
         return folders[-1], msgspec.json.decode((folders[-1] / "state.json").read_bytes(), type=State)
+
+    @property
+    def model(self) -> Path | None:
+        """The model that came out: the best checkpoint where that is known, else the newest; None before the first."""
+        saved = self._saved()
+        return self.best if self.best.exists() else saved[-1] if saved else None
 
     def draft(self, step: int) -> Path:
         """Return an empty folder to save the checkpoint of a step into; `commit` makes it one."""

@@ -15,6 +15,7 @@ from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.recipe.sessions import Sessions
 from nexrl_trainer.rollouts.attempts import Attempts
 from nexrl_trainer.rollouts.collected import Flow
+from nexrl_trainer.rollouts.failures import Failures
 from nexrl_trainer.rollouts.feed import Feed
 from nexrl_trainer.rollouts.hindsight import Hindsight
 from nexrl_trainer.rollouts.judging import Judge
@@ -55,7 +56,10 @@ async def attempts_of(on: Ground) -> Attempts | None:
         recipe_folder=recipe.resolve("."),
         workspaces=directory.path / "workspaces",
         log=directory.logs / "agents.log",
-        services=AgentServices(proxy=on.proxy.url, ingest=on.ingest.url, model=recipe.name),
+        services=AgentServices(
+            proxy=on.proxy.url, ingest=on.ingest.url, model=recipe.name, secrets=recipe.proxy.key_variables
+        ),
+        say=on.progress.note,
     )
     return Attempts(
         agent=agent,
@@ -65,6 +69,7 @@ async def attempts_of(on: Ground) -> Attempts | None:
         proxy=on.proxy,
         admin_key=on.admin_key,
         quarantine=Quarantine(agent.quarantine, file=directory.path / "quarantine.json", say=on.progress.note),
+        failures=Failures(directory.logs / "failures.log"),
         on_outcome=on.progress.rollout,
     )
 

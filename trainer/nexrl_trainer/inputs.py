@@ -18,10 +18,13 @@ from nexrl.records import Task
 from nexrl.rewards import RewardFunction, load_rewards
 from nexrl_trainer.data.pools import Pool, read_pools
 from nexrl_trainer.recipe import Recipe
+from nexrl_trainer.recipe.agent import Agent
+from nexrl_trainer.recipe.job_template import JobTemplate
 from nexrl_trainer.recipe.sessions import Sessions
 from nexrl_trainer.rollouts.hindsight import refuse_planned
 from nexrl_trainer.rollouts.runners.command import with_folder
-from nexrl_trainer.rollouts.runners.environment import fill
+from nexrl_trainer.rollouts.runners.environment import agent_environment, fill
+from nexrl_trainer.rollouts.runners.runner import Services
 
 
 class Given(Struct, frozen=True, kw_only=True):
@@ -39,12 +42,23 @@ def read(recipe: Recipe) -> Given:
     recipe.check()
     pools = read_pools(recipe.tasks, recipe.resolve)
     heldout = pools.heldout[: recipe.evaluation.limit]
+    texts = agent_texts(recipe, recipe.agent) if recipe.agent else []
     for task in chain(heldout, *(pool.tasks for pool in pools.train)):
-        for template in recipe.agent.templates if recipe.agent else ():
+        for template in texts:
             given_to_agent(recipe, template, task)
     rewards = load_rewards(recipe.resolve(recipe.reward)) if recipe.reward else []
     judges = read_judges(recipe, recipe.sessions) if recipe.sessions else []
     return Given(tasks=pools.train, heldout=heldout, rewards=rewards, judges=judges)
+
+
+def agent_texts(recipe: Recipe, agent: Agent) -> list[str]:
+    """Return every text of the agent's with `{name}`s in it; raises ConfigError for a Job that cannot be one's."""
+    if agent.kubernetes is None:
+        return agent.templates
+    template = JobTemplate.read(recipe.resolve(agent.kubernetes.template), agent.kubernetes.container)
+    services = Services(proxy=agent.kubernetes.proxy, ingest=agent.kubernetes.ingest, model=recipe.name)
+    template.refuse_variables(agent_environment(services, "its key", agent.env, template.variables))
+    return [*agent.templates, *template.texts]
 
 
 def read_judges(recipe: Recipe, sessions: Sessions) -> list[RewardFunction]:

@@ -45,6 +45,12 @@ def _task(recipe: Recipe, agent: Agent, number: int, task: Task) -> Iterator[str
         yield from _item("command", shlex.join(given_to_agent(recipe, text, task) for text in agent.command))
     if agent.callable:
         yield from _item("callable", agent.callable)
+    if agent.kubernetes:
+        yield from _item("template", agent.kubernetes.template)
+    if agent.environment:
+        yield from _item("environment", agent.environment)
+    if agent.system is not None:
+        yield from _item("system", given_to_agent(recipe, agent.system, task))
     if agent.stdin is not None:
         yield from _item("stdin", given_to_agent(recipe, agent.stdin, task))
     for path, text in (agent.files or {}).items():

@@ -4,6 +4,7 @@ import msgspec
 from msgspec import Struct
 
 from nexrl_trainer.directory import RunDirectory
+from nexrl_trainer.evaluating import stalled
 from nexrl_trainer.files import write_whole
 from nexrl_trainer.measuring import several
 
@@ -40,10 +41,15 @@ def unevaluated(error: str, directory: RunDirectory) -> str:
     )
 
 
-def finished(directory: RunDirectory, steps: int) -> Result | None:
-    """Return the result of a run whose newest checkpoint it tells of, where `steps` ask for no more; else None."""
+def finished(directory: RunDirectory, steps: int, patience: int | None = None) -> Result | None:
+    """Return the result of a run whose newest checkpoint it tells of, where nobody asks for more; else None.
+
+    It is asked for `steps`, or until `patience` is at its end.
+    """
     latest = directory.latest()
     if not latest or not directory.summary_file.is_file():
         return None
     result = msgspec.json.decode(directory.summary_file.read_bytes(), type=Result)
-    return result if latest[1].step == result.steps >= steps and result.evaluation_error is None else None
+    if latest[1].step != result.steps or result.evaluation_error is not None:
+        return None
+    return result if result.steps >= steps or stalled(directory.metrics(), patience) else None

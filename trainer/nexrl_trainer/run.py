@@ -24,6 +24,7 @@ from nexrl_trainer.engines.door import Door
 from nexrl_trainer.engines.fleet import Fleet, Weights
 from nexrl_trainer.engines.publication import weights_folder
 from nexrl_trainer.engines.publisher import Publisher
+from nexrl_trainer.fingerprints import fingerprints, renewed
 from nexrl_trainer.flows import Ground, attempts_of, flow_of
 from nexrl_trainer.inputs import Given, prepare_model
 from nexrl_trainer.loop import train
@@ -34,7 +35,8 @@ from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.results import Result, finished, unevaluated, write_summary
 from nexrl_trainer.rollouts.proxy import ProxyClient
-from nexrl_trainer.services.running import Services
+from nexrl_trainer.rollouts.runners.program import refuse_no_program
+from nexrl_trainer.services.running import Services, refuse_taken_ports
 from nexrl_trainer.tracking import Trackers
 from nexrl_trainer.world import World
 
@@ -49,9 +51,14 @@ def run(recipe: Recipe, given: Given, directory: RunDirectory, console: Console)
     with directory.opened(recipe) as note:
         if note:
             console.print(note, soft_wrap=True, highlight=False, markup=False)
-        if done := finished(directory, recipe.steps):
+        if done := finished(directory, recipe.steps, recipe.evaluation.patience):
             console.print(f"already done: {several(done.steps, 'step')}", highlight=False)
             return done
+        if recipe.agent:
+            refuse_no_program(recipe.agent, recipe.resolve("."))
+        refuse_taken_ports(recipe)
+        for changed in renewed(directory.fingerprints, fingerprints(recipe, given)):
+            console.print(changed, style="yellow", soft_wrap=True, highlight=False, markup=False)
         model = prepare_model(recipe, console)
         with Trackers.started(recipe, directory, console) as trackers:
             with cluster(recipe):

@@ -13,11 +13,11 @@ from scripted_fleet import fleet_of
 
 from nexrl.errors import ConfigError, ServiceError
 from nexrl_trainer.engines.checksums import digest, mixed
-from nexrl_trainer.engines.client import EngineClient
+from nexrl_trainer.engines.client import EngineClient, checksums_in
 from nexrl_trainer.engines.generations import sglang
 from nexrl_trainer.engines.publisher import Publisher
 from nexrl_trainer.engines.tensors import buckets
-from nexrl_trainer.engines.verification import Published, checksums_in, parts, verify
+from nexrl_trainer.engines.verification import Published, parts, verify
 from nexrl_trainer.recipe.engine import Engine
 
 ROUTES = ["pause_generation", "begin_weight_update", "update_weights_from_tensor", "end_weight_update"]

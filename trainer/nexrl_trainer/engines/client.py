@@ -12,7 +12,6 @@ import aiohttp
 from nexrl.errors import ConfigError, ServiceError
 from nexrl_trainer.engines import generations
 from nexrl_trainer.engines.generations import TOLD_AT, Call, Generation, Update
-from nexrl_trainer.engines.verification import checksums_in
 
 ERROR = 400
 """HTTP's errors begin here."""
@@ -121,3 +120,14 @@ class EngineClient:
         if not isinstance(answer, dict):
             raise ServiceError(f"engine at {url} answered {answer!r}; expected an object")
         return reply.status, answer
+
+
+def checksums_in(engine: str, answer: dict[str, Any]) -> dict[str, str]:
+    """Return the checksums in the answer of `/weights_checker`; raises ConfigError for a model that is split up."""
+    ranks = answer.get("ranks") or ()
+    if len(ranks) != 1:
+        raise ConfigError(
+            f"engine.verify: {engine} is split over {len(ranks)} ranks, of which each knows its own share; "
+            "set engine.verify=false"
+        )
+    return ranks[0]["checksums"]

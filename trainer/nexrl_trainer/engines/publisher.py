@@ -1,7 +1,8 @@
 """Bring new weights into the running engines: written to a folder once, then read by all of them, or sent to each.
 
 A folder that engines read must be readable by them: on several machines that means a shared file system. What an update
-of one engine consists of is `generations.py`'s; that engines which died come back is `fleet.py`'s.
+of one engine consists of is `generations.py`'s; that engines which died come back is `fleet.py`'s. What needs torch is
+imported where it is used: that takes seconds, and a run can begin without.
 """
 
 import asyncio
@@ -15,8 +16,6 @@ from nexrl_trainer.engines.client import EngineClient, UnreachableError
 from nexrl_trainer.engines.colocation import Colocation, Phase
 from nexrl_trainer.engines.fleet import Fleet, Member, Weights
 from nexrl_trainer.engines.generations import Generation, Update
-from nexrl_trainer.engines.tensors import buckets
-from nexrl_trainer.engines.verification import Published, verify
 from nexrl_trainer.policy.service import TrainService
 from nexrl_trainer.recipe.engine import Engine
 
@@ -77,10 +76,20 @@ class Publisher:
         self._fleet.weights = weights
         await self._each(lambda client, generation: client.update(self._update(generation, weights)))
         if self._config.verify:
-            published = await asyncio.to_thread(Published, weights.folder)
-            await self._each(lambda client, _: _verify(client, published, weights.version))
+            await self._verify(weights)
         for member in self._fleet.members:
             member.restarts = 0
+
+    async def _verify(self, weights: Weights) -> None:
+        from nexrl_trainer.engines.verification import Published, verify
+
+        published = await asyncio.to_thread(Published, weights.folder)
+
+        async def compare(client: EngineClient, _: Generation) -> None:
+            held = await client.checksums()
+            await asyncio.to_thread(verify, f"engine {client.url}", weights.version, published, held)
+
+        await self._each(compare)
 
     async def _each(self, act: Act) -> None:
         """Do something with every engine at the same time; raises what goes wrong first."""
@@ -104,6 +113,8 @@ class Publisher:
 
     def _update(self, generation: Generation, weights: Weights) -> Update:
         if self._config.publication == "tensors":
+            from nexrl_trainer.engines.tensors import buckets
+
             return generations.from_tensors(generation, buckets(weights.folder), weights.version)
         return generations.from_folder(generation, weights.folder, weights.version)
 
@@ -111,8 +122,3 @@ class Publisher:
         for folder in self._folder.iterdir():
             if folder != newest:
                 shutil.rmtree(folder)
-
-
-async def _verify(client: EngineClient, published: Published, version: int) -> None:
-    held = await client.checksums()
-    await asyncio.to_thread(verify, f"engine {client.url}", version, published, held)

@@ -7,7 +7,6 @@ tensors in a narrower type, and several of them as one: both are tried, and what
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -105,17 +104,6 @@ def parts(held: Iterable[str], names: frozenset[str]) -> dict[str, tuple[str, ..
         if whole and names.issuperset(whole):
             found[place] = whole
     return found
-
-
-def checksums_in(engine: str, answer: dict[str, Any]) -> dict[str, str]:
-    """Return the checksums in the answer of `/weights_checker`; raises ConfigError for a model that is split up."""
-    ranks = answer.get("ranks") or ()
-    if len(ranks) != 1:
-        raise ConfigError(
-            f"engine.verify: {engine} is split over {len(ranks)} ranks, of which each knows its own share; "
-            "set engine.verify=false"
-        )
-    return ranks[0]["checksums"]
 
 
 def _unfused(place: str) -> tuple[str, ...]:

@@ -11,9 +11,12 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from nexrl.errors import ConfigError
+from nexrl_trainer.recipe.kubernetes import ELSEWHERE, Kubernetes
 from nexrl_trainer.recipe.part import Part, Positive, Seconds
 from nexrl_trainer.templates import fill
 
+KINDS = ("command", "callable", "environment", "kubernetes")
+"""What may stand in an agent's place; the recipe gives one."""
 FILE = "file:"
 OUTSIDE = "{}: give a path inside the agent's folder"
 PYTHON = re.compile(r"([^{}]*/)?python[\d.]*")
@@ -34,11 +37,21 @@ class Limits(Part, frozen=True, kw_only=True):
 class Agent(Part, frozen=True, kw_only=True):
     command: Annotated[list[str], Meta(min_length=1)] | None = None
     """Program and arguments; `{name}` stands for the task's field of that name, `{recipe_folder}` for the recipe's
-    folder. `python` is this Python. Either this or `callable`."""
+    folder. `python` is this Python. One of these: `command`, `callable`, `environment`,
+    `kubernetes`."""
     callable: Annotated[str, Meta(pattern=r"^.+\.py:\w+$")] | None = None
     """`file.py:function`: a function, async or not, that runs in worker processes; its result is the answer."""
+    environment: Annotated[str, Meta(pattern=r"^.+\.py:\w+$")] | None = None
+    """`file.py:Class`: no agent, but what one acts in, with Gymnasium's `reset` and `step`; one is made for each
+    attempt and played with the model. What `step` returns is its reward, and `reward` may be left out."""
+    system: str | None = None
+    """System prompt for `environment`, with the same `{name}`s."""
+    max_turns: Positive = 32
+    """The model's replies after which an episode of `environment` is cut off; what it has earned by then counts."""
+    kubernetes: Kubernetes | None = None
+    """A container image: a Job in a cluster for each attempt, made from a template."""
     workers: Positive | None = None
-    """Processes that share the calls of `callable`; none is one for each core."""
+    """Processes that share the calls of `callable`, or the episodes of `environment`; none is one for each core."""
     stdin: str | None = None
     """Text for the agent's standard input, with the same `{name}`s."""
     env: dict[str, str] = field(default_factory=dict[str, str])
@@ -46,12 +59,12 @@ class Agent(Part, frozen=True, kw_only=True):
     """Folder that the command runs in."""
     files: dict[str, str] | None = None
     """Files that are written for each attempt, text by path, with the same `{name}`s, into a fresh folder that the
-    command then runs in; `{}` is an empty one."""
+    command then runs in, or to `kubernetes.files_at`; `{}` is an empty one."""
     keep_files: Literal["never", "failed", "always"] = "never"
     """Whether that folder stays, in the run directory's `workspaces/`: never, after a failed attempt, or always."""
-    answer: Annotated[str, Meta(pattern=r"^(stdout|message|file:.+)$")] = "stdout"
-    """Where the answer stands: what the command prints, the model's last `message`, or, with `files`, `file:PATH`: a
-    path in that folder, with the same `{name}`s."""
+    answer: Annotated[str, Meta(pattern=r"^(stdout|last_line|message|file:.+)$")] = "stdout"
+    """Where the answer stands: what the agent prints, the `last_line` of that, the model's last `message`, or, with
+    a command's `files`, `file:PATH`: a path in that folder, with the same `{name}`s."""
     limits: Limits = Limits()
     preload: list[str] = field(default_factory=list[str])
     """Modules that the command, `[python, SCRIPT, ...]` or `[python, -m, MODULE, ...]`, spends its start importing: its
@@ -67,13 +80,19 @@ class Agent(Part, frozen=True, kw_only=True):
     """A task is set aside for the rest of the run once the agents of so many of its groups in a row have all failed."""
 
     def __post_init__(self) -> None:
-        if (self.command is None) == (self.callable is None):
-            raise ValueError("agent: give `command` or `callable`, one of the two")
+        if len([kind for kind in KINDS if getattr(self, kind) is not None]) != 1:
+            raise ValueError(f"agent: give one of {', '.join(f'`{kind}`' for kind in KINDS)}")
         of_commands = ("stdin", "cwd", "files", "keep_files", "answer", "limits", "preload", "network")
-        if self.callable and (named := [name for name in self.changed() if name in of_commands]):
+        in_workers = self.callable or self.environment
+        if in_workers and (named := [name for name in self.changed() if name in of_commands]):
             raise ValueError(f"agent.{named[0]} is about commands: remove it, or use agent.command")
-        if self.command and self.workers:
-            raise ValueError("agent.workers is about agent.callable: a command has a process of its own")
+        if self.workers and not in_workers:
+            raise ValueError("agent.workers is about agent.callable: others have a process for each attempt")
+        if self.kubernetes:
+            self._check_kubernetes()
+        of_environments = ("system", "max_turns")
+        if not self.environment and (named := [name for name in self.changed() if name in of_environments]):
+            raise ValueError(f"agent.{named[0]} is about environments: remove it, or use agent.environment")
         if self.preload:
             self._check_preload()
         if self.files is None and self.keep_files != "never":
@@ -90,6 +109,13 @@ class Agent(Part, frozen=True, kw_only=True):
             with contextlib.suppress(KeyError):  # a task's field is in it: known when it runs
                 if leads_out(fill(path, {})):
                     raise ValueError(f"agent.{'answer' if path == answer else 'files'}: {OUTSIDE.format(path)}")
+
+    def _check_kubernetes(self) -> None:
+        for name in self.changed():
+            if name in ELSEWHERE:
+                raise ValueError(f"agent.{name}: a Kubernetes agent has no such setting; {ELSEWHERE[name]}")
+        if self.answer_file:
+            raise ValueError(f"agent.answer={self.answer}: no file of a pod is read; use stdout, last_line or message")
 
     def _check_preload(self) -> None:
         program, first = [*(self.command or []), "", ""][:2]
@@ -110,12 +136,13 @@ class Agent(Part, frozen=True, kw_only=True):
     def templates(self) -> list[str]:
         """Every text with `{name}`s in it."""
         files = [text for pair in (self.files or {}).items() for text in pair]
-        return [*(self.command or []), self.stdin or "", self.answer_file or "", *files]
+        return [*(self.command or []), self.stdin or "", self.answer_file or "", self.system or "", *files]
 
     def check(self, resolve: Callable[[str], Path]) -> None:
         """Raise ConfigError for files that are not there."""
-        if self.callable and not (path := resolve(self.callable.rpartition(":")[0])).is_file():
-            raise ConfigError(f"agent.callable={self.callable}: no file {path}")
+        for kind, named in (("callable", self.callable), ("environment", self.environment)):
+            if named and not (path := resolve(named.rpartition(":")[0])).is_file():
+                raise ConfigError(f"agent.{kind}={named}: no file {path}")
         for name in self.preload if self.command and self.command[0] == "python" else ():
             if not find_spec(name.partition(".")[0]):
                 raise ConfigError(f"agent.preload: this Python has no module {name!r}; install it, or leave it out")

@@ -11,10 +11,12 @@ MAY_CHANGE = frozenset({
     "steps", "evaluation.every", "evaluation.patience", "trackers", "folder",
     # How agents are run. One that times out is a failed rollout, from which nothing is learned.
     "agent.concurrency", "agent.workers", "agent.timeout_s", "agent.attempts", "agent.limits", "agent.keep_files",
+    "agent.kubernetes.proxy", "agent.kubernetes.ingest", "agent.kubernetes.namespace", "agent.kubernetes.context",
+    "agent.kubernetes.start_s",
     # What fits the machine: the same sums, but for the order that they are added up in.
     "train.threads", "train.micro_batch_tokens", "train.activation_checkpointing",
     "engine.threads", "engine.max_running", "engine.replicas", "engine.publication",
-    "proxy.port", "ingest.port", "ray",
+    "proxy.host", "proxy.port", "proxy.models", "ingest.host", "ingest.port", "ray",
     # What is kept.
     "checkpoints", "keep_batches",
 })  # fmt: skip

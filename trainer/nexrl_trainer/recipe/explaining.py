@@ -5,7 +5,8 @@ msgspec finds what is wrong and names the path; this adds what msgspec cannot kn
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from msgspec import inspect
@@ -18,6 +19,8 @@ _PLACE = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`$")
 _EXPECTED = re.compile(r"^Expected `[^`]*`")
 _SHOWN = 60
+_MEANT = 3
+"""Settings that are offered at most, of several parts that have one of a name."""
 CLOSE = 0.7
 """Of difflib's 0 to 1: `cpu` is meant for `cpu_s`, and `lr` not for `lora`."""
 
@@ -62,10 +65,30 @@ def _flat(kinds: Iterable[inspect.Type]) -> list[inspect.Type]:
 
 
 def _near(name: str, names: Sequence[str]) -> str:
-    """Ask for the name that has these initials, as `lr` of `learning_rate`, or is spelt nearly so."""
+    """Ask for the name that has these initials, as `lr` of `learning_rate`, is spelt nearly so, or is elsewhere."""
     short = [one for one in names if name == "".join(word[:1] for word in one.split("_"))]
     near = short or difflib.get_close_matches(name, names, n=1, cutoff=CLOSE)
-    return f": did you mean `{near[0]}`?" if near else ""
+    meant = near[:1] or [path for path in _all_paths() if path.endswith(f".{name}")][:_MEANT]
+    return f": did you mean {' or '.join(f'`{one}`' for one in meant)}?" if meant else ""
+
+
+@lru_cache(maxsize=1)
+def _all_paths() -> list[str]:
+    """Return every setting, as one writes it on the command line; those of a list or of names have `[]` or `NAME`."""
+    return list(_paths_below(inspect.type_info(Recipe), ""))
+
+
+def _paths_below(kind: inspect.Type, prefix: str) -> Iterator[str]:
+    for one in _flat([kind]):
+        if isinstance(one, inspect.StructType):
+            for field in one.fields:
+                path = f"{prefix}.{field.name}" if prefix else field.name
+                yield path
+                yield from _paths_below(field.type, path)
+        elif isinstance(one, inspect.ListType):
+            yield from _paths_below(one.item_type, f"{prefix}[]")
+        elif isinstance(one, inspect.DictType):
+            yield from _paths_below(one.value_type, f"{prefix}.NAME")
 
 
 def _at(tree: Any, path: Sequence[str]) -> Any:

@@ -14,10 +14,10 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from nexrl_trainer.recipe import agent, algorithm, engine, sessions, tasks, trackers, train, tree
+from nexrl_trainer.recipe import agent, algorithm, engine, kubernetes, proxy, sessions, tasks, trackers, train, tree
 from nexrl_trainer.recipe.part import Part
 
-MODULES = (tree, agent, algorithm, engine, sessions, tasks, train, trackers)
+MODULES = (tree, agent, algorithm, engine, kubernetes, proxy, sessions, tasks, train, trackers)
 HEAD = """# The recipe
 
 Every setting a recipe can have, its default, and what it does. A recipe is YAML; unknown keys and wrong types are
@@ -66,13 +66,13 @@ def _is_part(kind: Any) -> bool:
 
 
 def _part_inside(kind: Any) -> tuple[type[Struct], str] | None:
-    """Return the part that a setting is, may be (`Lora | None`), or has a list of: then with "[]"."""
+    """Return the part that a setting is or may be (`Lora | None`); "[]" where it has a list of them, or ".NAME"."""
     if _is_part(kind):
         return kind, ""
     for argument in get_args(kind):
         if inside := _part_inside(argument):
             part, brackets = inside
-            return part, "[]" + brackets if get_origin(kind) is list else brackets
+            return part, {list: "[]", dict: ".NAME"}.get(get_origin(kind), "") + brackets
     return None
 
 

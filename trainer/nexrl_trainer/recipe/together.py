@@ -1,8 +1,10 @@
 """What of a recipe goes together and what does not: refusals that concern more than one part. Pure."""
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from nexrl_trainer.algorithms.advantages import WITHOUT_BASELINE
+from nexrl_trainer.recipe.engine import LOOPBACK
 
 if TYPE_CHECKING:
     from nexrl_trainer.recipe.tree import Recipe
@@ -15,6 +17,8 @@ def refuse_contradictions(it: "Recipe") -> None:
     """Raise ValueError naming what contradicts what, and the remedy."""
     _dynamic_sampling(it)
     _places(it)
+    _pods(it)
+    _names(it)
     if it.sessions:
         _sessions(it)
         _singles(it)
@@ -46,8 +50,34 @@ def _places(it: "Recipe") -> None:
         )
 
 
+def _pods(it: "Recipe") -> None:
+    if it.agent is None or it.agent.kubernetes is None:
+        return
+    for name in ("proxy", "ingest"):
+        part, told = getattr(it, name), getattr(it.agent.kubernetes, name)
+        if urlsplit(told).hostname in LOOPBACK:
+            raise ValueError(
+                f"agent.kubernetes.{name}={told}: to a pod that is itself; give the address at which pods reach this "
+                "machine"
+            )
+        if part.url is None and part.host in LOOPBACK:
+            raise ValueError(
+                f"{name}.host={part.host}: pods cannot reach what listens on this machine alone; set {name}.host: "
+                f"0.0.0.0, and {name}.port to the port that agent.kubernetes.{name}={told} leads to"
+            )
+        if part.url is None and not part.port:
+            raise ValueError(
+                f"{name}.port=0 takes any free port, and agent.kubernetes.{name}={told} leads to one; set {name}.port"
+            )
+
+
+def _names(it: "Recipe") -> None:
+    if it.name in it.proxy.models:
+        raise ValueError(f"proxy.models.{it.name}: the model that is trained is called so; give this one another name")
+
+
 def _planned(it: "Recipe") -> None:
-    for name, given in (("agent", it.agent), ("reward", it.reward), ("tasks.train", it.tasks.train)):
+    for name, given in (("agent", it.agent), ("reward", _judges(it)), ("tasks.train", it.tasks.train)):
         if given is None:
             raise ValueError(
                 f"{name} is missing: a run needs tasks, an agent and reward functions, or it learns from `sessions`"
@@ -55,6 +85,11 @@ def _planned(it: "Recipe") -> None:
     for name in ("proxy", "ingest"):
         if url := getattr(it, name).url:
             raise ValueError(f"{name}.url={url}: only a run that learns from `sessions` takes one that runs already")
+
+
+def _judges(it: "Recipe") -> str | None:
+    """Return what says how well an agent did: the reward file, or the environment that it acts in."""
+    return it.reward or (it.agent and it.agent.environment)
 
 
 def _sessions(it: "Recipe") -> None:
@@ -103,7 +138,7 @@ def _evaluation(it: "Recipe") -> None:
     if isinstance(share := it.tasks.heldout, float):
         # For msgspec, which tells a ValueError with its path.
         raise ValueError(f"tasks.heldout={share}: a share of tasks.train, of which there is none; name a file")  # noqa: TRY004
-    given = {"agent": it.agent, "reward": it.reward, "tasks.heldout": it.tasks.heldout}
+    given = {"agent": it.agent, "reward": _judges(it), "tasks.heldout": it.tasks.heldout}
     lacking = [name for name, value in given.items() if value is None]
     if lacking and (len(lacking) < len(given) or it.rewards.changed() or it.tasks.changed()):
         raise ValueError(

@@ -16,6 +16,7 @@ from nexrl_trainer.recipe.agent import Agent
 from nexrl_trainer.recipe.algorithm import Algorithm
 from nexrl_trainer.recipe.engine import Engine
 from nexrl_trainer.recipe.part import NotNegative, Part, Positive
+from nexrl_trainer.recipe.proxy import Proxy
 from nexrl_trainer.recipe.sessions import Sessions
 from nexrl_trainer.recipe.tasks import Tasks
 from nexrl_trainer.recipe.together import refuse_contradictions
@@ -70,44 +71,11 @@ class Rollouts(Part, frozen=True, kw_only=True):
             raise ValueError("rollouts.stale=keep: synchronous rollouts are never stale; set rollouts.max_staleness")
 
 
-class Sampling(Part, frozen=True, kw_only=True):
-    temperature: Annotated[float, Meta(ge=0)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: int | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    max_new_tokens: Positive | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
-
-
-class SamplingRule(Part, frozen=True, kw_only=True):
-    force: Sampling = Sampling()
-    """In force whatever an agent asks for: many ask for temperature 0, at which nothing is explored or trained."""
-    default: Sampling = Sampling()
-    """In force where an agent asks for nothing."""
-
-
-class SamplingPolicy(Part, frozen=True, kw_only=True):
-    train: SamplingRule = SamplingRule()
-    eval: SamplingRule = SamplingRule()
-
-
-class Proxy(Part, frozen=True, kw_only=True):
-    url: str | None = None
-    """Address of a proxy that runs already and serves the agents whose `sessions` are learned from."""
-    port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    tool_parser: str = "auto"
-    """Format of tool calls; `auto` takes it from the chat template. `nexrl proxy --help` lists them."""
-    reasoning_parser: str = "auto"
-    history: Literal["append", "template"] = "append"
-    """Earlier turns stay as they were sampled, or the chat template renders them anew, which may end a chain."""
-    sampling: SamplingPolicy = SamplingPolicy()
-
-
 class Ingest(Part, frozen=True, kw_only=True):
     url: str | None = None
     """Address of the ingest that it records to. Of both the key is in `NEXRL_ADMIN_KEY`."""
+    host: str = "127.0.0.1"
+    """Address that it listens on."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
 
 
@@ -143,13 +111,15 @@ class Ray(Part, frozen=True, kw_only=True):
 class Recipe(Part, frozen=True, kw_only=True):
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,60}$")]
     seed: int = 0
+    """Of the order of tasks, and of what engines sample. Rollouts run beside each other, so runs of one seed differ."""
     steps: Positive
     model: Model
     tasks: Tasks = Tasks()
     agent: Agent | None = None
     """What is run on each task; none where the run learns from `sessions` and evaluates nothing."""
     reward: str | None = None
-    """Python file with functions marked `@nexrl.reward`, which judge what the agent did."""
+    """Python file with functions marked `@nexrl.reward`, which judge what the agent did. May be left out with
+    `agent.environment`."""
     sessions: Sessions | None = None
     """Learn from sessions that nobody planned, in place of tasks: docs/external.md."""
     rewards: Rewards = Rewards()
@@ -213,6 +183,7 @@ class Recipe(Part, frozen=True, kw_only=True):
         if self.agent:
             self.agent.check(self.resolve)
         self.trackers.check()
+        self.proxy.check()
         for name, path in self.algorithm.scorers.items():
             if path:
                 refuse_no_model(f"the algorithm's {name}, {path}", path, self.resolve(path))

@@ -6,6 +6,7 @@ an agent is run is the runner's part; which groups are run, and when, `feed.py`'
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 from msgspec import structs
@@ -16,6 +17,7 @@ from nexrl.records import Attempt, Group, Outcome
 from nexrl_ingest.client import IngestClient
 from nexrl_trainer.recipe.agent import Agent
 from nexrl_trainer.rollouts.conversation import last_message
+from nexrl_trainer.rollouts.failures import Failures
 from nexrl_trainer.rollouts.judging import Judge
 from nexrl_trainer.rollouts.proxy import ProxyClient
 from nexrl_trainer.rollouts.quarantine import Quarantine
@@ -23,6 +25,8 @@ from nexrl_trainer.rollouts.runners.runner import DisturbedError, Ended, Job, Ru
 from nexrl_trainer.rollouts.slots import Priority, Slots
 
 ERROR_LINES = 3
+PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
+"""The first and the longest pause before an attempt that was disturbed is made again; each is twice the one before."""
 
 
 def _nothing() -> None:
@@ -42,6 +46,7 @@ class Attempts:
         proxy: ProxyClient,
         admin_key: str,
         quarantine: Quarantine,
+        failures: Failures,
         on_outcome: Callable[[Outcome], None],
     ) -> None:
         self._agent = agent
@@ -51,6 +56,7 @@ class Attempts:
         self._proxy = proxy
         self._admin_key = admin_key
         self.quarantine = quarantine
+        self._failures = failures
         self._on_outcome = on_outcome
         self.slots = Slots(agent.concurrency)
 
@@ -85,22 +91,24 @@ class Attempts:
         """Run a rollout to its final outcome; return why its agent failed, if it did."""
         async with self.slots.turn(priority):
             began()
-            tried, alone = 0, False
+            tried, disturbed, alone = 0, 0, False
             while True:
                 name = new_attempt_id(f"{group.id}-r{index:02d}", group.mode)
                 attempt = Attempt(id=name, group=group.id, rollout=index)
                 await self._ingest.put_attempt(attempt)
-                last = tried + 1 == self._agent.attempts
+                last, pause_s, start = tried + 1 == self._agent.attempts, 0.0, time.monotonic()
                 try:
                     outcome, problem = await self._attempt(group, attempt, alone=alone, last=last)
                     tried += 1
                 except DisturbedError as error:
                     outcome, problem = Outcome(status="failed", reason=str(error), final=False), None
-                    alone = error.suspect
+                    alone, pause_s, disturbed = error.suspect, pause_after(disturbed), disturbed + 1
+                    self._failures.note(name, outcome.reason, Ended(answer=None, duration_s=time.monotonic() - start))
                 for final in await self._judge.settle(group, attempt, outcome):
                     self._on_outcome(final)
                 if outcome.final:
                     return problem
+                await asyncio.sleep(pause_s)
 
     async def _attempt(self, group: Group, attempt: Attempt, *, alone: bool, last: bool) -> tuple[Outcome, str | None]:
         """Return what became of an attempt, and why its agent failed, if it did."""
@@ -108,8 +116,10 @@ class Attempts:
         calls = await self._proxy.flush(attempt.id)
         if calls is None:
             reason = "capture: its spans did not reach ingest in time"
+            self._failures.note(attempt.id, reason, ended)
             return Outcome(status="failed", reason=reason, final=last), None
         if problem := failure_of(ended, calls, self._agent.timeout_s):
+            self._failures.note(attempt.id, problem, ended)
             return Outcome(status="failed", reason=problem, calls=calls, final=last), problem
         if ended.answer is None:
             session = await self._ingest.session(attempt.id)
@@ -127,6 +137,11 @@ class Attempts:
         except DisturbedError:
             await self._proxy.flush(attempt.id)
             raise
+
+
+def pause_after(disturbed: int) -> float:
+    """Return how long a rollout waits that has been disturbed again, after so many times before, in seconds."""
+    return min(PAUSE_S * 2 ** min(disturbed, 10), LONGEST_PAUSE_S)
 
 
 def failure_of(ended: Ended, calls: int, timeout_s: float) -> str | None:

@@ -4,7 +4,7 @@
 its group is in `waiting.py`. What goes wrong in a reward function is a failed rollout with a reason.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +18,7 @@ from nexrl.rewards import RewardFunction, Rollout, Scorer, Step, Weighed, missin
 from nexrl_ingest.client import IngestClient
 from nexrl_trainer.recipe.tree import Rewards
 from nexrl_trainer.rollouts.conversation import longest_conversation
+from nexrl_trainer.rollouts.environments.rules import RETURN
 from nexrl_trainer.rollouts.runners.runner import Ended
 from nexrl_trainer.rollouts.waiting import Settled, Waiting, WaitingRoom
 
@@ -62,7 +63,7 @@ class Judge:
         """Return what an attempt is worth, or why its judges could not say; `calls` is how many it made."""
         try:
             rollout = await self._rollout(group, attempt, ended, self._scorer.needs)
-            judged = await self._scorer.score(rollout)
+            judged = [*played(ended.rewards, self._rule.weights), *await self._scorer.score(rollout)]
             if not self._scorer.compares:
                 return Outcome(status="completed", rewards=await self._total(attempt, judged), calls=calls)
         except RewardError as error:
@@ -153,6 +154,14 @@ class Judge:
             stderr=ended.stderr,
             duration_s=ended.duration_s,
         )
+
+
+def played(rewards: Sequence[Reward], weights: Mapping[str, float]) -> list[Weighed]:
+    """Give what an environment said its weight, as if a function had: it is the user's, not the agent's.
+
+    Its return counts 1, anything else only where the recipe names it. Example: environment=3, won=1 -> 1 and 0
+    """
+    return [Weighed(item, weights.get(item.name, float(item.name == RETURN)), RETURN) for item in rewards]
 
 
 def latest(rewards: Sequence[Reward], *, agent: bool) -> dict[str, float]:

@@ -11,8 +11,8 @@ from nexrl_trainer.engines.fleet import Weights
 from nexrl_trainer.engines.servers.flags import arguments
 from nexrl_trainer.engines.servers.kinds import SERVERS
 from nexrl_trainer.recipe import Recipe
-from nexrl_trainer.recipe.engine import Flag
-from nexrl_trainer.recipe.tree import SamplingPolicy
+from nexrl_trainer.recipe.engine import LOOPBACK, Flag
+from nexrl_trainer.recipe.proxy import SamplingPolicy
 
 HOST, PORT = "{host}", "{port}"
 
@@ -24,12 +24,13 @@ def nexrl(arguments: list[str]) -> list[str]:
 
 def ingest(recipe: Recipe, directory: RunDirectory) -> list[str]:
     """Return what `nexrl` starts the run's ingest with."""
-    return ["ingest", "--port", str(recipe.ingest.port), "--data", str(directory.ingest)]
+    return ["ingest", "--host", recipe.ingest.host, "--port", str(recipe.ingest.port), "--data", str(directory.ingest)]
 
 
 def proxy(recipe: Recipe, model: Path, directory: RunDirectory, engine: str, ingest: str) -> list[str]:
     """Return what `nexrl` starts the run's proxy with."""
-    where = ["--port", str(recipe.proxy.port), "--engine", engine, "--ingest", ingest, "--data", str(directory.proxy)]
+    where = ["--host", recipe.proxy.host, "--port", str(recipe.proxy.port), "--data", str(directory.proxy)]
+    where += ["--engine", engine, "--ingest", ingest]
     parsers = ["--tool-parser", recipe.proxy.tool_parser, "--reasoning-parser", recipe.proxy.reasoning_parser]
     policy = ["--history", recipe.proxy.history, "--sampling", sampling_policy(recipe.proxy.sampling)]
     return [
@@ -42,7 +43,9 @@ def proxy(recipe: Recipe, model: Path, directory: RunDirectory, engine: str, ing
         "--served-model",
         recipe.name,
         "--require-session",
+        *([] if recipe.proxy.host in LOOPBACK else ["--require-key"]),
         *("--drain-s", "0"),
+        *(["--models", str(directory.models_file)] if recipe.proxy.models else []),
         *(["--engine-kind", "vllm", "--processed-logprobs"] if recipe.engine.kind == "vllm" else []),
     ]
 

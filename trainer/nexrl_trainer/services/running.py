@@ -2,18 +2,21 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import ray
 from ray.exceptions import RayError
 
 from nexrl.errors import ConfigError, ServiceError
 from nexrl_trainer.directory import RunDirectory
 from nexrl_trainer.engines.fleet import Weights
+from nexrl_trainer.files import write_whole
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.services import commands
 from nexrl_trainer.services.commands import nexrl
@@ -41,7 +44,7 @@ class Services:
         """Start `nexrl ...` on this machine and return its address."""
         process = ServiceProcess(name, nexrl(arguments), str(self._logs / f"{name}.log"), self._environment)
         self._stack.push_async_callback(asyncio.to_thread, process.stop)
-        url = await asyncio.to_thread(process.url)
+        url = from_here(await asyncio.to_thread(process.url))
         self.watch(name, lambda: asyncio.to_thread(process.ended))
         return url
 
@@ -49,14 +52,14 @@ class Services:
         """Return the address of ingest, started first where it is the run's own."""
         if recipe.ingest.url:
             return recipe.ingest.url
-        refuse_taken("ingest.port", recipe.ingest.port)
         return await self.local("ingest", commands.ingest(recipe, directory))
 
     async def proxy(self, recipe: Recipe, model: Path, directory: RunDirectory, engines: list[str], ingest: str) -> str:
         """Return the address of the proxy, started first where it is the run's own."""
         if recipe.proxy.url:
             return recipe.proxy.url
-        refuse_taken("proxy.port", recipe.proxy.port)
+        if recipe.proxy.models:
+            write_models(recipe, directory)
         return await self.local("proxy", commands.proxy(recipe, model, directory, ",".join(engines), ingest))
 
     async def engines(self, recipe: Recipe, model: Path, weights: Weights) -> dict[str, PlacedEngine | None]:
@@ -84,14 +87,36 @@ class Services:
             await asyncio.gather(*watchers, return_exceptions=True)
 
 
-def refuse_taken(setting: str, port: int) -> None:
+def write_models(recipe: Recipe, directory: RunDirectory) -> None:
+    """Write where the proxy finds the recipe's other models."""
+    directory.proxy.mkdir(parents=True, exist_ok=True)
+    write_whole(directory.models_file, msgspec.json.encode(recipe.proxy.models))
+
+
+def from_here(url: str) -> str:
+    """Return the address at which this machine reaches a service that may listen on all of its addresses."""
+    return url.replace("//0.0.0.0:", f"//{LOOPBACK}:").replace("//[::]:", "//[::1]:")
+
+
+def refuse_taken_ports(recipe: Recipe) -> None:
+    """Raise ConfigError where a service of the run could not listen as the recipe says, before anything is started."""
+    for name, part in (("ingest", recipe.ingest), ("proxy", recipe.proxy)):
+        if not part.url:
+            refuse_taken(f"{name}.port", part.host, part.port)
+
+
+def refuse_taken(setting: str, host: str, port: int) -> None:
     """Raise ConfigError, naming the recipe's setting, where nothing can listen on a port; 0 takes a free one.
 
     The service would say so too, but by the name of its own option.
     """
     try:
-        socket.create_server((LOOPBACK, port)).close()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            named = setting.replace("port", "host")
+            raise ConfigError(f"{named}={host}: no address of this machine; set one, or 0.0.0.0 for all") from error
         raise ConfigError(
             f"{setting}={port}: {os.strerror(error.errno or 0)}; set another, or 0 for a free one"
         ) from error

@@ -5,6 +5,7 @@ interface, which also keeps it from building a mask of its own. Every block runs
 blocks are joined by their log-sum-exps, as in ring attention (arXiv 2310.01889, section 3).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from nexrl_trainer.policy.network.kernels import Kernel, kernel_for
-from nexrl_trainer.policy.network.packing import Layout
+from nexrl_trainer.policy.network.packing import Block, Layout, halved
 
 NAME = "nexrl_packed"
 
@@ -59,7 +60,8 @@ class TreeAttention(torch.autograd.Function):
         output = torch.empty_like(query)
         # Heads last in memory: what the CPU kernel's backward wants.
         sums = torch.empty(1, query.shape[2], query.shape[1], device=query.device).transpose(1, 2)
-        for block in layout.blocks:
+        blocks = halved(layout.blocks, kernel.most_causal)
+        for block in blocks:
             rows, keys = slice(*block.rows), slice(*block.keys)
             part, part_sums = kernel.forward(query[:, :, rows], key[:, :, keys], value[:, :, keys], block.causal, scale)
             if block.causal:
@@ -70,22 +72,22 @@ class TreeAttention(torch.autograd.Function):
                 output[:, :, rows] = kept * output[:, :, rows] + added * part
                 sums[:, :, rows] = joined
         ctx.save_for_backward(query, key, value, output, sums)
-        ctx.settings = layout, scale, kernel
+        ctx.settings = blocks, scale, kernel
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, sums = ctx.saved_tensors
-        layout, scale, kernel = ctx.settings
-        return (*_backward(grads[0], (query, key, value, output, sums), layout, scale, kernel), None, None)
+        blocks, scale, kernel = ctx.settings
+        return (*_backward(grads[0], (query, key, value, output, sums), blocks, scale, kernel), None, None)
 
 
 def _backward(
-    grad: Tensor, saved: tuple[Tensor, ...], layout: Layout, scale: float, kernel: Kernel
+    grad: Tensor, saved: tuple[Tensor, ...], blocks: Sequence[Block], scale: float, kernel: Kernel
 ) -> tuple[Tensor, Tensor, Tensor]:
     query, key, value, output, sums = saved
     d_query, d_key, d_value = (torch.empty_like(item) for item in (query, key, value))
-    for block in layout.blocks:
+    for block in blocks:
         rows, keys = slice(*block.rows), slice(*block.keys)
         # With the joined output and sums, a block's backward is its exact share of the whole.
         parts = kernel.backward(

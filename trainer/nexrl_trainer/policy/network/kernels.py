@@ -3,6 +3,7 @@
 One block at a time: query [1, H, Q, D], key and value [1, H_kv, K, D], causal only where Q = K.
 """
 
+import sys
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,9 @@ aten: Any = torch.ops.aten
 class Kernel(Protocol):
     """Forward and backward of one block; both without dropout."""
 
+    most_causal: int
+    """Rows of a causal block above which two halves and a block between them are faster."""
+
     def forward(self, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
         """Return the output [1, H, Q, D] and float32 log-sum-exps [1, H, Q]."""
         ...
@@ -30,7 +34,9 @@ class Kernel(Protocol):
 
 
 class CpuFlash:
-    """Flash attention on a CPU."""
+    """Flash attention on a CPU: it computes causal blocks in strips, and most of what lies above the diagonal too."""
+
+    most_causal = 256
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
         return aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, scale=scale)  # noqa: SLF001
@@ -44,6 +50,8 @@ class CpuFlash:
 
 class CudaEfficient:
     """Memory-efficient attention on a GPU: every dtype and head size, but no shared key heads."""
+
+    most_causal = sys.maxsize
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
         repeat = query.shape[1] // key.shape[1]

@@ -95,6 +95,25 @@ def lay_out(sequences: Sequence[Int32s]) -> Layout:
     return Layout(blocks=blocks + above, pieces=pieces, size=row, longest=max(map(len, sequences), default=0))
 
 
+def halved(blocks: Sequence[Block], most: int) -> list[Block]:
+    """Return the same attention in causal blocks of at most `most` rows, and what they leave over in others.
+
+    Example: a causal block of rows 0 to 8, at most 4 -> causal 0 to 4 and 4 to 8; rows 4 to 8 attend to 0 to 4.
+    """
+    causal: list[Block] = []
+    others = [block for block in blocks if not block.causal]
+    todo = [block.rows for block in reversed(blocks) if block.causal]
+    while todo:
+        first, last = todo.pop()
+        if last - first <= most:
+            causal.append(Block(rows=(first, last), keys=(first, last)))
+            continue
+        middle = (first + last) // 2
+        todo += [(middle, last), (first, middle)]
+        others.append(Block(rows=(middle, last), keys=(first, middle)))
+    return causal + others
+
+
 def plan(sequences: Sequence[Int32s], budget: int, cost: Cost, ranks: int = 1) -> list[list[list[int]]]:
     """Deal sequences to ranks, and each rank's into passes of at most `budget` rows; a longer sequence goes alone.
 

@@ -1,5 +1,7 @@
 """The callable runner: a Python function, many calls of it at once in a few worker processes that can be killed.
 
+The function is the agent, or makes the environments that are played in its place (`environments/`).
+
 A call whose time is up is cancelled; where that does not end it, its process is killed, and the other calls in there
 are made again, which counts against none of them. A process that crashes leaves everybody in it a suspect: each is made
 again in a process of its own.
@@ -17,6 +19,7 @@ from nexrl.errors import ConfigError
 from nexrl.records import decode, encode
 from nexrl.worker_process import WorkerProcess, cores, opened_log, started_or_killed
 from nexrl_trainer.recipe.agent import Agent
+from nexrl_trainer.rollouts.environments.rules import Rules
 from nexrl_trainer.rollouts.runners.callable_messages import Cancel, Finished, Ready, Setup, Start
 from nexrl_trainer.rollouts.runners.environment import ATTEMPT_VARIABLE, shared_environment
 from nexrl_trainer.rollouts.runners.runner import DisturbedError, Ended, Job, Services
@@ -31,12 +34,14 @@ CANCEL_S = 2.0
 
 
 class CallableRunner:
-    """Runs `agent.callable`; what the functions print goes to `log`."""
+    """Runs `agent.callable`, or plays `agent.environment`; what their code prints goes to `log`."""
 
     def __init__(self, agent: Agent, *, recipe_folder: Path, services: Services, log: Path) -> None:
-        assert agent.callable
-        file, _, function = agent.callable.rpartition(":")
-        self._setup = Setup(file=str(recipe_folder / Path(file).expanduser()), function=function)
+        named = agent.callable or agent.environment
+        assert named
+        file, _, function = named.rpartition(":")
+        rules = Rules(system=agent.system, max_turns=agent.max_turns) if agent.environment else None
+        self._setup = Setup(file=str(recipe_folder / Path(file).expanduser()), function=function, rules=rules)
         self._environment = shared_environment(services, NO_KEY, agent.env)
         self._log = opened_log(log)
         self._places = [_Place() for _ in range(min(agent.workers or cores(), agent.concurrency))]
@@ -148,7 +153,12 @@ class _Worker:
             if not job.alone and error.calls > 1:
                 raise DisturbedError(f"agent: {error}", suspect=True) from error
             return Ended(problem=str(error), answer="", duration_s=time.monotonic() - began)
-        return Ended(problem=finished.error, answer=finished.answer, duration_s=time.monotonic() - began)
+        return Ended(
+            problem=finished.error,
+            answer=finished.answer,
+            rewards=finished.rewards,
+            duration_s=time.monotonic() - began,
+        )
 
     async def kill(self, reason: str) -> None:
         """End the process; whoever has a call in it hears that it was for another's sake."""

@@ -4,12 +4,17 @@ from typing import Any
 
 from msgspec import Struct
 
+from nexrl.records import Reward
+from nexrl_trainer.rollouts.environments.rules import Rules
+
 
 class Setup(Struct, frozen=True, tag=True, kw_only=True):
     """The first thing a worker is told: which function it runs."""
 
     file: str
     function: str
+    rules: Rules | None = None
+    """How the environments that the function makes are played; none: it is the agent itself."""
 
 
 class Ready(Struct, frozen=True, tag=True, kw_only=True):
@@ -38,6 +43,7 @@ class Finished(Struct, frozen=True, tag=True, kw_only=True):
 
     number: int
     answer: str = ""
+    rewards: list[Reward] = []
     error: str = ""
 
 

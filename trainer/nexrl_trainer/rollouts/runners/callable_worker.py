@@ -1,7 +1,8 @@
 """A worker process of the callable runner: `python -m nexrl_trainer.rollouts.runners.callable_worker SOCKET PARENT`.
 
-Calls one function, any number of times at once: coroutines in one event loop, others in a thread each. Each call runs
-in its attempt's session, so whatever client it uses is attributed. It ends when its owner does.
+Calls one function, any number of times at once: coroutines in one event loop, others in a thread each; or plays what a
+function makes, where that is an environment. Each call runs in its attempt's session, so whatever client it uses is
+attributed. It ends when its owner does.
 """
 
 import asyncio
@@ -14,19 +15,25 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 import nexrl
-from nexrl.errors import ConfigError
+from nexrl.errors import ConfigError, NexrlError
 from nexrl.importing import import_file
 from nexrl.parameters import wanted_parameters
 from nexrl.records import encode
 from nexrl.sessions import with_session
 from nexrl.worker_process import HEAD, die_with, framed
+from nexrl_trainer.rollouts.environments.own_thread import called
+from nexrl_trainer.rollouts.environments.rules import Played
 from nexrl_trainer.rollouts.runners.callable_messages import Cancel, Finished, Ready, Setup, Start, ToWorker
+
+if TYPE_CHECKING:
+    from nexrl_trainer.rollouts.environments.player import Player
 
 PARAMETERS = ("task", "session", "base_url", "api_key", "model")
 ERROR_LINES = 3
@@ -55,7 +62,7 @@ class Function:
         except ValueError as error:
             raise ConfigError(f"agent {name!r} {error}") from error
 
-    async def call(self, start: Start, threads: ThreadPoolExecutor) -> Any:
+    async def call(self, start: Start, threads: ThreadPoolExecutor) -> Played:
         with nexrl.session(start.attempt, key=start.key) as session:
             given = {
                 "task": start.task,
@@ -66,9 +73,9 @@ class Function:
             }
             arguments = {name: given[name] for name in self._wanted}
             if self.is_async:
-                return await self._called(**arguments)
-            run = copy_context().run
-            return await asyncio.get_running_loop().run_in_executor(threads, lambda: run(self._called, **arguments))
+                return Played(answer=written(await self._called(**arguments)))
+            act = partial(copy_context().run, called, self._called, **arguments)
+            return Played(answer=written(await asyncio.get_running_loop().run_in_executor(threads, act)))
 
 
 class Worker:
@@ -76,7 +83,7 @@ class Worker:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self._function: Function
+        self._agent: Function | Player
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="agent")
 
@@ -90,30 +97,41 @@ class Worker:
                 call.add_done_callback(lambda _: self._calls.pop(message.number, None))
             case Cancel():
                 # A thread cannot be stopped: its owner ends us, or lets it run on.
-                if self._function.is_async and message.number in self._calls:
+                if self._agent.is_async and message.number in self._calls:
                     self._calls[message.number].cancel()
 
     def _set_up(self, setup: Setup) -> Ready:
         # Before the agent is imported: it may make its client then.
         nexrl.instrument()
         try:
-            self._function = Function.loaded(setup.file, setup.function)
+            self._agent = _loaded(setup)
         except ConfigError as error:
             return Ready(error=str(error))
         return Ready()
 
     async def _run(self, start: Start) -> None:
         try:
-            answer = written(await self._function.call(start, self._threads))
+            played = await self._agent.call(start, self._threads)
         except asyncio.CancelledError:
             self._say(Finished(number=start.number, error="cancelled"))
+        except NexrlError as error:
+            self._say(Finished(number=start.number, error=str(error)))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an agent raises is its failure
             self._say(Finished(number=start.number, error=last_lines(error)))
         else:
-            self._say(Finished(number=start.number, answer=answer))
+            self._say(Finished(number=start.number, answer=played.answer, rewards=played.rewards))
 
     def _say(self, message: Ready | Finished) -> None:
         self._writer.write(framed(encode(message)))
+
+
+def _loaded(setup: Setup) -> "Function | Player":
+    if setup.rules is None:
+        return Function.loaded(setup.file, setup.function)
+    # Here, for a quick start of workers that need no client of ours.
+    from nexrl_trainer.rollouts.environments.player import Player
+
+    return Player.loaded(setup.file, setup.function, setup.rules)
 
 
 def written(returned: Any) -> str:

@@ -22,7 +22,7 @@ from nexrl_trainer.rollouts.runners.environment import ATTEMPT_VARIABLE, agent_e
 from nexrl_trainer.rollouts.runners.fork_server import ForkServer
 from nexrl_trainer.rollouts.runners.forked import run_forked
 from nexrl_trainer.rollouts.runners.process import Exit, run_process
-from nexrl_trainer.rollouts.runners.runner import Ended, Job, Services
+from nexrl_trainer.rollouts.runners.runner import Ended, Job, Services, printed_answer
 from nexrl_trainer.rollouts.runners.seclusion import check_seclusion, secluded
 from nexrl_trainer.rollouts.runners.survivors import Survivors
 from nexrl_trainer.rollouts.runners.workspace import Workspace, inside, read_answer
@@ -126,7 +126,7 @@ class CommandRunner:
     def _answer(self, exit_: Exit, file: Path | None) -> str | None:
         if file:
             return read_answer(file).strip()
-        return exit_.stdout.strip() if self._agent.answer == "stdout" else None
+        return printed_answer(self._agent.answer, exit_.stdout)
 
 
 def interpreter(program: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self
 from msgspec import Struct
 
 from nexrl.errors import NexrlError
+from nexrl.records import Reward
 
 
 class Services(Struct, frozen=True, kw_only=True):
@@ -16,6 +17,8 @@ class Services(Struct, frozen=True, kw_only=True):
     ingest: str
     model: str
     """The name under which agents ask for the model."""
+    secrets: frozenset[str] = frozenset()
+    """Variables of our environment that are the services' alone: keys of other models."""
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -41,9 +44,17 @@ class Ended(Struct, frozen=True, kw_only=True):
     """Why it did not do its part, where more is known than an exit code says."""
     answer: str | None
     """None where nobody but the session's calls has it: `agent.answer: message`."""
+    rewards: list[Reward] = []
+    """What its environment gave, where it is one; those of calls name them by the ids of their replies."""
     stdout: str = ""
     stderr: str = ""
     duration_s: float
+
+
+def printed_answer(where: str, stdout: str) -> str | None:
+    """Return the answer in what an agent printed, by the recipe's `agent.answer`; None where it is no part of that."""
+    said = stdout.strip()
+    return {"stdout": said, "last_line": said.rpartition("\n")[2].strip()}.get(where)
 
 
 class DisturbedError(NexrlError):
