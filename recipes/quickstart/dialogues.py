@@ -50,7 +50,7 @@ def demonstrate(problem: Problem, rng: random.Random) -> list[Message]:
     steps = steps_taken(problem, rng)
     for step in steps:
         messages += [_call(step), {"role": "tool", "content": str(calculate(step))}]
-    return [*messages, _final(calculate(steps[-1]) if steps else problem.first[2])]
+    return [*messages, final(calculate(steps[-1]) if steps else problem.first[2])]
 
 
 def steps_taken(problem: Problem, rng: random.Random) -> list[Step]:
@@ -78,5 +78,6 @@ def _call(step: Step) -> Message:
     }
 
 
-def _final(number: int) -> Message:
+def final(number: int) -> Message:
+    """Return what is said at the end."""
     return {"role": "assistant", "content": f"The answer is {number}."}

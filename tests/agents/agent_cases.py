@@ -1,6 +1,7 @@
 """Which agents are run, on what, and what they must answer."""
 
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -29,6 +30,8 @@ FINAL_TOOL = Job(("What is 9*9 plus 30?",), ("111",), calls=3)
 CODE = Job(("What is 12*12 plus 6?",), ("144+6 = 150",), calls=2)
 REACT = Job(("What is 11*11 plus 4?",), ("The answer is 125.",), calls=3)
 TEAM = Job(("What is 17*2, and 23*2? You may ask both experts.",), ("The experts found 34 and 46.",), calls=6)
+DELEGATED = Job(("What is 17*2, and 23*2? You may consult the expert twice.",), TEAM.answers, calls=6)
+XML = Job(("What is 8*8 plus 11?",), ("Together that is 75.",), calls=3)
 SHELL = Job(("Tell me how many planets there are.",), ("There are 8 planets.",), 2, {"planets.txt": "planet\n" * 8})
 SHELL_TEXT = Job(("Tell me how many moons there are.",), ("There are 3 moons.",), 2, {"moons.txt": "moon\n" * 3})
 CODEX = Job(("Tell me how many comets there are.",), ("There are 5 comets.",), 2, {"comets.txt": "comet\n" * 5})
@@ -47,6 +50,8 @@ class Case(Struct, frozen=True):
     """Go before the tasks."""
     threads: int = 1
     """Conversations: an agent that asks others has one with each."""
+    named: str = ""
+    """The agent whose requests say its name."""
     rewrites: int = 0
     """Turns at which the framework sends other words than the model said; each opens a chain and says `edited`."""
 
@@ -54,10 +59,9 @@ class Case(Struct, frozen=True):
         return "-".join((Path(self.client).stem, *self.options))
 
 
-def both(client: str, environment: str, *options: str, job: Job = TOOLS, rewrites: int = 0) -> list[Case]:
+def both(client: str, environment: str, *options: str, job: Job = TOOLS, **rest: Any) -> list[Case]:
     """Return the case with plain replies and with streamed ones."""
-    modes = ("plain", "streamed")
-    return [Case(client, environment, job, (*options, mode), rewrites=rewrites) for mode in modes]
+    return [Case(client, environment, job, (*options, mode), **rest) for mode in ("plain", "streamed")]
 
 
 CASES = [
@@ -86,6 +90,14 @@ CASES = [
     Case("qwen_agent_assistant.py", "qwen-agent", options=("native",)),
     Case("mini_swe_agent.py", "mini-swe-agent", SHELL, ("tools",)),
     Case("mini_swe_agent.py", "mini-swe-agent", SHELL_TEXT, ("text",)),
+    *both("nexau_agent.py", "nexau", "single", "chat", "structured"),
+    *both("nexau_agent.py", "nexau", "single", "responses", "structured"),
+    *both("nexau_agent.py", "nexau", "single", "anthropic", "structured"),
+    # Its other APIs have no parameter for the strings that end a call in XML, and NexAU fails there by itself.
+    *both("nexau_agent.py", "nexau", "single", "chat", "xml", job=XML),
+    # Its compaction puts a note in place of what earlier tools returned.
+    *both("nexau_agent.py", "nexau", "compacting", "chat", "structured", rewrites=2),
+    *both("nexau_agent.py", "nexau", "team", "chat", "structured", job=DELEGATED, threads=3, named="lead"),
     *both("node_openai.cjs", "node"),
     Case("curl_agent.sh", job=SINGLE),
     Case("codex_cli.sh", "codex", CODEX),

@@ -1,7 +1,8 @@
 """What is made on first use and then kept: per framework a virtual environment or a folder of Node packages; a model.
 
 Kept under NEXRL_AGENTS_CACHE (default ~/.cache/nexrl/agents), in folders named by the pinned list, or the source, that
-they were made from.
+they were made from. A framework that is on no registry comes from its repository on GitHub, at a pinned commit; where
+GitHub cannot be reached, TEST_NEXAU_REPOSITORY names another repository that has the commit, a folder or a URL.
 """
 
 import fcntl
@@ -16,6 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples/agents"
 REQUIREMENTS = Path(__file__).with_name("requirements")
+NEEDS = {"nexau": (3, 12)}
+"""The oldest Python that a framework runs on, where that is newer than ours."""
+NEWEST_MINOR = 20
+NEXAU = "https://github.com/nex-agi/NexAU"
 INSTALL_TIMEOUT_S = 1800
 ERROR_LINES = 15
 
@@ -73,12 +78,42 @@ def python_of(name: str, show: Callable[[str], None]) -> Path:
     """Return the Python that has what an example, or `requirements/NAME.txt`, lists; raises InstallError."""
     shipped = EXAMPLES / name / "requirements.txt"
     listed = shipped if shipped.is_file() else REQUIREMENTS / f"{name}.txt"
+    python = python_from(NEEDS.get(name, (3, 0)))
 
     def fill(folder: Path) -> None:
-        run([sys.executable, "-m", "venv", folder])
-        run([folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "-r", listed])
+        run([python, "-m", "venv", folder])
+        packages = folder / "requirements.txt"
+        packages.write_text(reachable(listed.read_text()))
+        run([folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "-r", packages])
 
-    return made(name, listed.read_bytes(), fill, show) / "bin/python"
+    source = listed.read_bytes() + (b"" if python == sys.executable else python.encode())
+    return made(name, source, fill, show) / "bin/python"
+
+
+def python_from(version: tuple[int, int]) -> str:
+    """Return a Python that is `version` or newer, this one where it is; raises InstallError where none is found."""
+    if sys.version_info >= version:
+        return sys.executable
+    named = [shutil.which(f"python3.{minor}") for minor in range(version[1], NEWEST_MINOR + 1)]
+    pyenv = sorted(Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv").glob("versions/3.*/bin/python"))
+    for python in [*filter(None, named), *map(str, pyenv)]:
+        # Not every name that is found is a Python: pyenv has one for each version that it could switch to.
+        asked = f"import sys; sys.exit(sys.version_info < {version})"
+        if subprocess.run([python, "-c", asked], capture_output=True, check=False).returncode == 0:
+            return python
+    needed = ".".join(map(str, version))
+    raise InstallError(
+        f"Python {needed} or newer is needed, this is {sys.version.split()[0]}: put python{needed} on the PATH"
+    )
+
+
+def reachable(listed: str) -> str:
+    """Return a list of requirements in which NexAU comes from where TEST_NEXAU_REPOSITORY says."""
+    if not (other := os.environ.get("TEST_NEXAU_REPOSITORY")):
+        return listed
+    address = Path(other).resolve().as_uri() if Path(other).is_dir() else other
+    # Without its name: behind "nexau @ ", pip takes no address on this machine.
+    return listed.replace(f"nexau @ git+{NEXAU}@", f"git+{address}@")
 
 
 def node_modules_of(name: str, show: Callable[[str], None]) -> Path:

@@ -104,6 +104,12 @@ def completions(datums: Iterable[Datum]) -> Counter[Sampled]:
     )
 
 
+def conversations(calls: list[Sampled]) -> int:
+    """Count the calls whose prompt does not begin with another call's prompt and completion."""
+    ends = [call.prompt + call.completion for call in calls]
+    return sum(not any(call.prompt[: len(end)] == end for end in ends) for call in calls)
+
+
 def stretches(mask: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Yield (begin, end) of every run of ones. Example: 0 1 1 0 1 -> (1, 3), (4, 5)."""
     begin = None

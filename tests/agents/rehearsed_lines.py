@@ -88,6 +88,33 @@ TEAM = [
 ]
 """For an agent that asks two others at a time; it hears the second one's answer last."""
 
+DELEGATED = [
+    Line(
+        "consult the expert twice",
+        calls(
+            "",
+            ("Agent", {"sub_agent_name": "expert", "message": "Work out 17*2"}),
+            ("Agent", {"sub_agent_name": "expert", "message": "Work out 23*2"}),
+        ),
+    ),
+]
+"""The same by the tool that NexAU gives an agent for its sub-agents; what they say is the team's."""
+
+XML = [
+    Line(
+        "8*8 plus 11",
+        "First the product.\n<tool_use>\n  <tool_name>calculator</tool_name>\n"
+        "  <parameter>\n    <expression>8*8</expression>\n  </parameter>\n</tool_use>",
+    ),
+    Line(
+        "= 64",
+        "<tool_use>\n  <tool_name>calculator</tool_name>\n"
+        "  <parameter>\n    <expression>64+11</expression>\n  </parameter>\n</tool_use>",
+    ),
+    Line("= 75", "Together that is 75."),
+]
+"""For agents that read calls as XML out of the text."""
+
 SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && echo "
 
 SHELL = [
@@ -118,4 +145,17 @@ SHELL_TEXT = [
 DEFAULT = "Nothing was asked of me."
 """Said where no cue was read: titles, summaries and whatever else a framework asks beside the task."""
 
-LINES = [*TOOLS, *FINAL_TOOL, *CODE, *REACT, *SINGLE, *TEAM, *SHELL, *SHELL_TEXT, *CODEX, *CLAUDE_CODE]
+LINES = [
+    *TOOLS,
+    *FINAL_TOOL,
+    *CODE,
+    *REACT,
+    *SINGLE,
+    *TEAM,
+    *SHELL,
+    *SHELL_TEXT,
+    *CODEX,
+    *CLAUDE_CODE,
+    *DELEGATED,
+    *XML,
+]

@@ -32,4 +32,5 @@ def test_an_agent_does_its_tasks_and_every_sampled_token_is_captured_once(case, 
     assert faults(seen.sampled, seen.trajectory) == []
     assert [drift["reason"] for drift in seen.session["drift"]] == ["edited"] * case.rewrites
     assert len(seen.session["chains"]) == len(seen.trajectory["sequences"]) == case.threads + case.rewrites
+    assert {sequence["agent"] for sequence in seen.trajectory["sequences"]} - {None} == {*filter(None, [case.named])}
     assert len(seen.sampled) == len(seen.session["calls"]) == seen.flushed == case.job.calls

@@ -6,7 +6,7 @@ import pytest
 import ray
 from agent_environments import EXAMPLES, InstallError, example_environment, small_model
 from agents_exactness import Sampled
-from examples_world import ROLLOUTS, completions, copied, stretches, train
+from examples_world import ROLLOUTS, completions, conversations, copied, stretches, train
 
 from nexrl.records import Float32s, Int32s
 from nexrl_trainer.batches.datums import Datum
@@ -14,6 +14,8 @@ from nexrl_trainer.batches.datums import Datum
 NAMES = sorted(recipe.parent.name for recipe in EXAMPLES.glob("*/recipe.yaml"))
 WITHOUT_TOOLS = {"smolagents"}
 """Its tool is Python, and one program is one call."""
+WITH_SUB_AGENTS = {"nexau"}
+"""Each has conversations of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +51,11 @@ def test_an_example_trains_two_steps_without_drift_on_every_sampled_token(
     assert [[line["rollouts"], line["failed"], line["drift"]] for line in run.metrics] == [[ROLLOUTS, 0, 0]] * 2
     assert completions(datum for batch in run.batches for datum in batch) == Counter(run.sampled)
     # One conversation is one sequence, under the weights of its step alone.
+    assert sum(map(len, run.batches)) == conversations(run.sampled)
     for version, batch in enumerate(run.batches):
-        assert len(batch) == len({datum.session for datum in batch}) == ROLLOUTS
+        assert len({datum.session for datum in batch}) == ROLLOUTS
         assert {at for datum in batch for at in datum.weight_versions} == {-1, version}
+    assert (max(map(len, run.batches)) > ROLLOUTS) == (name in WITH_SUB_AGENTS)
     turns = [len(list(stretches(datum.loss_mask))) for batch in run.batches for datum in batch]
     assert (max(turns) > 1) == (name not in WITHOUT_TOOLS)
     # The engine's logprobs, recomputed by the trainer under the same weights in float32.
@@ -60,6 +64,13 @@ def test_an_example_trains_two_steps_without_drift_on_every_sampled_token(
 
 FIRST = Sampled((1, 2), (3, 4), (-0.5, -0.25))
 SECOND = Sampled((1, 2, 3, 4, 5), (6,), (-1.0,))
+
+
+def test_conversations_are_counted_by_the_calls_that_open_them():
+    other = Sampled((1, 2), (3,), (-0.5,))
+    assert conversations([FIRST, SECOND]) == 1
+    assert conversations([FIRST, SECOND, FIRST, SECOND]) == 2
+    assert conversations([FIRST, other, SECOND]) == 2
 
 
 def datum(mask):

@@ -1,4 +1,4 @@
-"""What the examples' model was shown: the quick start's sloppy demonstrator, at a calculator, in Python, in a shell.
+"""What the examples' model was shown: a sloppy demonstrator at a calculator, in Python, in a shell, with a clerk.
 
 Each lesson is a dialogue as one kind of agent beside this folder holds it. Who is sloppy, and how, is the quick start's
 `dialogues.py`'s; how dialogues become a model `make_model.py`'s.
@@ -7,7 +7,7 @@ Each lesson is a dialogue as one kind of agent beside this folder holds it. Who 
 import random
 from typing import Any
 
-from dialogues import TOOLS, Message, demonstrate, steps_taken
+from dialogues import TOOLS, Message, demonstrate, final, steps_taken
 from problems import Problem, Step, calculate
 
 Tool = dict[str, Any]
@@ -18,6 +18,17 @@ SHELL_SYSTEM = "You have a shell. Echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT, an
 SHELL_TOOLS: list[Tool] = [
     {"type": "function", "function": {"name": "bash", "parameters": {"properties": {"command": {"type": "string"}}}}}
 ]
+LEAD_SYSTEM = "Answer with a number. Leave every operation to the clerk."
+LEAD_TOOLS: list[Tool] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "Agent",
+            "parameters": {"properties": {"sub_agent_name": {}, "message": {}, "sub_agent_id": {}}},
+        },
+    }
+]
+CLERK_SYSTEM = "Do one operation. Use the calculator."
 SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && echo "
 
 
@@ -46,10 +57,35 @@ def in_a_shell(problem: Problem, rng: random.Random) -> Lesson:
     ]
     if steps:
         result = str(calculate(steps[-1]))
-        messages += [_command(f"echo $(({expression(steps)}))"), {"role": "tool", "content": result}]
+        messages += [_call("bash", command=f"echo $(({expression(steps)}))"), {"role": "tool", "content": result}]
     else:
         result = str(problem.first[2])
-    return [*messages, _command(SUBMIT + result)], SHELL_TOOLS
+    return [*messages, _call("bash", command=SUBMIT + result)], SHELL_TOOLS
+
+
+def as_a_lead(problem: Problem, rng: random.Random) -> Lesson:
+    """Return a dialogue with one that does each step for him: as a NexAU agent holds it that has a sub-agent."""
+    messages: list[Message] = [
+        {"role": "system", "content": LEAD_SYSTEM},
+        {"role": "user", "content": problem.question},
+    ]
+    result = problem.first[2]
+    for step in steps_taken(problem, rng):
+        result = calculate(step)
+        asked = _call("Agent", sub_agent_name="clerk", message=expression([step]))
+        messages += [asked, {"role": "tool", "content": final(result)["content"]}]
+    return [*messages, final(result)], LEAD_TOOLS
+
+
+def as_a_clerk(problem: Problem, rng: random.Random) -> Lesson:
+    """Return a dialogue in which he does one step for another, at a calculator."""
+    step = rng.choice(problem.steps)
+    _, _, *said = demonstrate(Problem(first=step), rng)
+    return [
+        {"role": "system", "content": CLERK_SYSTEM},
+        {"role": "user", "content": expression([step])},
+        *said,
+    ], TOOLS
 
 
 def expression(steps: list[Step]) -> str:
@@ -61,6 +97,6 @@ def expression(steps: list[Step]) -> str:
     return text
 
 
-def _command(command: str) -> Message:
-    call = {"type": "function", "function": {"name": "bash", "arguments": {"command": command}}}
+def _call(tool: str, **arguments: str) -> Message:
+    call = {"type": "function", "function": {"name": tool, "arguments": arguments}}
     return {"role": "assistant", "content": "", "tool_calls": [call]}

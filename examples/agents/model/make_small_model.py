@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[2] / "recipes/quickstart"))
 
 import typer
-from lessons import Lesson, at_a_calculator, in_a_shell, in_python
+from lessons import Lesson, as_a_clerk, as_a_lead, at_a_calculator, in_a_shell, in_python
 from make_model import BATCH, TOKENIZER_DIALOGUES, make_once, unseen_problems, write
 from problems import Problem
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from tokens import Example
     from transformers import PreTrainedTokenizerFast
 
-STEPS = 480
-KINDS = (at_a_calculator, at_a_calculator, in_python, in_a_shell)
-"""In turn, so that half of the lessons are at a calculator."""
+STEPS = 720
+KINDS = (at_a_calculator, at_a_calculator, in_python, in_a_shell, as_a_lead, as_a_clerk)
+"""In turn, so that half of the lessons are at a calculator, for oneself or for somebody else."""
 
 
 def lessons(problems: Iterable[Problem], rng: random.Random) -> list[Lesson]:
@@ -60,7 +60,7 @@ def main(
         int, typer.Option(min=1, help="Optimizer steps of supervision; fewer make a worse model.")
     ] = STEPS,
 ) -> None:
-    """Make the examples' model in Hugging Face layout; takes two minutes of one core."""
+    """Make the examples' model in Hugging Face layout; takes three minutes of one core."""
     make_once(out, {"seed": seed, "steps": steps}, functools.partial(make, seed=seed, steps=steps))
 
 
