@@ -24,7 +24,7 @@ quickstart: $(READY)  ## train an agent on this machine in minutes, without a GP
 
 test: $(BUILT)  ## all tests: fast ones first, then those that start whole systems
 	$(BIN)/pytest -m "not slow" -n 2
-	$(BIN)/pytest -m "slow and not soak" -n 2 --dist loadgroup --durations 25
+	$(BIN)/pytest -m "slow and not soak" -n 3 --dist loadgroup --durations 25
 
 test-soak: $(BUILT)  ## kill -9 and database crashes, again and again; every DeepSpeed stage (ten minutes)
 	$(BIN)/pytest -m soak tests/proxy tests/end_to_end tests/trainer tests/soak --timeout 1800

@@ -1,10 +1,11 @@
 """How many agents that wait one machine holds, what each of them costs, and how near the engine's capacity they come.
 
-    python bench/agents.py [--agents 2000 --latency 2] [--kind official --kind plain --kind command]
+    python bench/agents.py [--agents 2000 --latency 2 --slots 600] [--kind official --kind plain --kind command]
 
 The trainer's own rollouts, as a run has them: real runners, judge, ingest and proxy, in front of a scripted engine that
-answers each call after `latency` seconds, whatever comes. Its capacity is agents / latency calls a second. Every agent
-makes `calls` calls, one after the other, nothing else; there are twice as many rollouts as agents at a time.
+answers each call after `latency` seconds, `slots` of them at a time, as an engine has a largest batch: its capacity is
+slots / latency calls a second. Without slots it answers whatever comes, agents / latency a second. Every agent makes
+`calls` calls, one after the other, nothing else; there are twice as many rollouts as agents at a time.
 """
 
 import asyncio
@@ -33,6 +34,7 @@ from nexrl_ingest.client import IngestClient
 from nexrl_trainer.recipe.agent import Agent
 from nexrl_trainer.recipe.tree import Rewards
 from nexrl_trainer.rollouts.attempts import Attempts
+from nexrl_trainer.rollouts.failures import Failures
 from nexrl_trainer.rollouts.judging import Judge
 from nexrl_trainer.rollouts.proxy import ProxyClient
 from nexrl_trainer.rollouts.quarantine import Quarantine
@@ -57,7 +59,7 @@ class Stand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextlib.contextmanager
-def standing(scratch: Path, latency_s: float):  # noqa: ANN201 - a generator of Stand
+def standing(scratch: Path, latency_s: float, slots: int):  # noqa: ANN201 - a generator of Stand
     """Start the engine, ingest and the proxy."""
     key, model = new_admin_key(), model_directory().resolve()
     workload = make_workload(model, scratch)
@@ -74,7 +76,7 @@ def standing(scratch: Path, latency_s: float):  # noqa: ANN201 - a generator of 
         proxy, proxy_url = start(
             "proxy", command_of(["proxy", "--port", "0", *where, "--data", str(scratch / "proxy"), "--require-session"])
         )
-        asyncio.run(set_latency(engine_url, latency_s))
+        asyncio.run(set_pace(engine_url, Settings(delay_s=latency_s, slots=slots)))
         yield Stand(
             scratch=scratch,
             admin_key=key,
@@ -83,9 +85,9 @@ def standing(scratch: Path, latency_s: float):  # noqa: ANN201 - a generator of 
         )
 
 
-async def set_latency(engine: str, latency_s: float) -> None:
+async def set_pace(engine: str, settings: Settings) -> None:
     async with aiohttp.ClientSession() as http:
-        body = msgspec.json.encode(Settings(delay_s=latency_s))
+        body = msgspec.json.encode(settings)
         async with http.post(f"{engine}/control", data=body) as reply:
             reply.raise_for_status()
 
@@ -111,6 +113,7 @@ async def attempts_of(
             workspaces=folder / "workspaces",
             log=folder / "agents.log",
             services=stand.services,
+            say=print,
         )
         yield (
             Attempts(
@@ -121,13 +124,14 @@ async def attempts_of(
                 proxy=ProxyClient(stand.services.proxy, stand.admin_key, http),
                 admin_key=stand.admin_key,
                 quarantine=Quarantine(None, file=folder / "quarantine.json", say=print),
+                failures=Failures(folder / "failures.log"),
                 on_outcome=ended.append,
             ),
             ingest,
         )
 
 
-async def measure(stand: Stand, kind: Kind, agents: int, calls: int, latency_s: float) -> None:
+async def measure(stand: Stand, kind: Kind, agents: int, calls: int, latency_s: float, capacity: float) -> None:
     """Run twice as many rollouts as there are agents, and print what came of them."""
     ended: list[Outcome] = []
     me, before = psutil.Process(), {name: process.cpu_s() for name, process in stand.processes.items()}
@@ -148,7 +152,7 @@ async def measure(stand: Stand, kind: Kind, agents: int, calls: int, latency_s: 
     cpu = {name: process.cpu_s() - before[name] for name, process in stand.processes.items()}
     cpu["trainer"] = now.user + now.system - own.user - own.system
     cpu["agents"] = now.children_user + now.children_system - own.children_user - own.children_system
-    report(kind, ended, taken, calls, latency_s, wall_s)
+    report(kind, ended, taken, calls, capacity, wall_s)
     shown = ", ".join(f"{name} {seconds:.1f}" for name, seconds in cpu.items())
     each = ", ".join(f"{name} {(waiting[name] - empty[name]) / taken / 1024:.0f} KiB" for name in waiting)
     print(f"  CPU seconds: {shown}; of the machine's {wall_s * len(ALL):.0f}\n  memory for each waiting agent: {each}")
@@ -159,9 +163,8 @@ async def one(attempts: Attempts, ingest: IngestClient, group: Group) -> None:
     await attempts.run(group, range(group.size), priority=(0,))
 
 
-def report(kind: Kind, ended: list[Outcome], agents: int, calls: int, latency_s: float, wall_s: float) -> None:
+def report(kind: Kind, ended: list[Outcome], agents: int, calls: int, capacity: float, wall_s: float) -> None:
     failed = Counter(outcome.reason for outcome in ended if outcome.status == "failed")
-    capacity = agents / latency_s
     # The last wave's end and the first one's start wait for nobody: what counts is the whole, both included.
     rate = len(ended) * calls / wall_s
     print(
@@ -192,14 +195,16 @@ def main(
     agents: Annotated[int, typer.Option(min=8, help="At a time.")] = 2000,
     calls: Annotated[int, typer.Option(min=1, help="Of each agent.")] = 10,
     latency: Annotated[float, typer.Option(min=0.1, help="Seconds until the engine answers.")] = 2.0,
+    slots: Annotated[int, typer.Option(min=0, help="Calls that the engine answers at a time; 0: all.")] = 0,
     kind: Annotated[list[str] | None, typer.Option(help="official, plain, command; may be repeated.")] = None,
 ) -> None:
     """Measure agents that wait."""
     allow_many_connections()
-    with tempfile.TemporaryDirectory(prefix="nexrl-agents-") as name, standing(Path(name), latency) as stand:
+    capacity = min(slots or agents, agents) / latency
+    with tempfile.TemporaryDirectory(prefix="nexrl-agents-") as name, standing(Path(name), latency, slots) as stand:
         print(f"{len(ALL)} cores, {psutil.virtual_memory().available / 2**30:.1f} GiB free")
         for item in kind or ["official", "plain", "command"]:
-            asyncio.run(measure(stand, msgspec.convert(item, Kind), agents, calls, latency))
+            asyncio.run(measure(stand, msgspec.convert(item, Kind), agents, calls, latency, capacity))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import typer
 
 from training.report import FLOOR, OURS, PLAIN, TRL, printed, refuse_different_losses
 from training.sides import Measured, Side, lacks, running
-from training.workload import Workload, rollouts, trained, write_group, write_model
+from training.workload import Rollout, Workload, rollouts, write_group, write_model
 
 GOALS = {Workload(prompt=256, group=4): 2.0, Workload(prompt=1024, group=8): 4.0}
 """Workloads, and how many times TRL's speed we want in each."""
@@ -31,9 +31,8 @@ QUICK = {Workload(prompt=64, group=4, shortest=40, longest=64): 2.0}
 MISSING = "TRL: not measured; `make test-parity` installs it, or give a Python that has it: --trl PYTHON"
 
 
-async def measured(workload: Workload, sides: list[Side], rounds: int) -> tuple[int, dict[str, Measured]]:
-    """Return the trained tokens of a step, and what each side took for it."""
-    group = rollouts(workload)
+async def measured(workload: Workload, group: list[Rollout], sides: list[Side], rounds: int) -> dict[str, Measured]:
+    """Return what each side took for a step on these rollouts."""
     with tempfile.TemporaryDirectory(prefix="nexrl-bench-") as name:
         folder = Path(name)
         write_model(folder)
@@ -48,7 +47,7 @@ async def measured(workload: Workload, sides: list[Side], rounds: int) -> tuple[
                 print(f"{workload.name}: round {turn} of {rounds}, {seconds:.1f} s", file=sys.stderr, flush=True)
     found = {name: one.measured for name, one in started.items()}
     refuse_different_losses(found)
-    return trained(group), found
+    return found
 
 
 def side_of_trl(python: Path | None) -> Side | None:
@@ -70,8 +69,9 @@ async def all_of(workloads: dict[Workload, float], rounds: int, peer: Side | Non
     sides += [Side(PLAIN, "training.plain"), Side(FLOOR, "training.floor")]
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, one thread each; {rounds} rounds")
     for workload, goal in workloads.items():
-        tokens, found = await measured(workload, sides, rounds)
-        print("\n".join(printed(workload, tokens, found, goal)), flush=True)
+        group = rollouts(workload)
+        found = await measured(workload, group, sides, rounds)
+        print("\n".join(printed(workload, group, found, goal)), flush=True)
     if not peer:
         print(MISSING)
 

@@ -6,6 +6,8 @@ samples is set while it runs, by `POST /control`.
 
 import asyncio
 import sys
+from collections import deque
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,8 @@ class Engine:
         self.settings = Settings()
         self._phases: list[list[Stream]] = [[] for _ in range(PHASES)]
         self._started = 0
+        self._taken = 0
+        self._queue: deque[Callable[[], None]] = deque()
 
     def answer(self, connection: "Connection", path: bytes, body: bytes) -> None:
         """Answer one request, now or after the delay."""
@@ -79,7 +83,7 @@ class Engine:
             streamed = b'"stream":true' in body or b'"stream": true' in body
             act = self._stream if streamed else self._whole
             if delay:
-                asyncio.get_running_loop().call_later(delay, act, connection, native)
+                self._later(lambda: act(connection, native))
             else:
                 act(connection, native)
         elif path == b"/abort_request":
@@ -87,6 +91,20 @@ class Engine:
         else:
             known = GETS.get(path)
             connection.write(response(known) if known else response(b"{}", status="404 Not Found"))
+
+    def _later(self, act: Callable[[], None]) -> None:
+        """Answer after the delay, once there is a slot."""
+        if 0 < self.settings.slots <= self._taken:
+            self._queue.append(act)
+            return
+        self._taken += 1
+        asyncio.get_running_loop().call_later(self.settings.delay_s, self._done, act)
+
+    def _done(self, act: Callable[[], None]) -> None:
+        self._taken -= 1
+        act()
+        if self._queue:
+            self._later(self._queue.popleft())
 
     async def pace(self) -> None:
         """Send the events of paced streams, for ever."""

@@ -25,6 +25,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     delay_s: float = 0.0
     """Before an answer begins."""
+    slots: int = 0
+    """Requests that are delayed at the same time, others wait for one of them to end; 0 sets no limit."""
     period_s: float = 0.0
     """Between two events of a stream; 0 sends one in each turn of the event loop."""
     deltas: bool = False

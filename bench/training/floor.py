@@ -18,14 +18,15 @@ SIDES = (2048, HIDDEN, INTERMEDIATE)
 """A product as large as the model's own."""
 
 
-def operations(group: list[Rollout]) -> float:
-    """Return the floating point operations of a step."""
+def operations(group: list[Rollout], *, shared: bool = True) -> float:
+    """Return the floating point operations of a step; unless `shared`, each sequence has its prompt for itself."""
     prompt = len(group[0].prompt)
+    prompts = 1 if shared else len(group)
     lengths = [len(item.completion) for item in group]
-    tokens = prompt + sum(lengths)
+    tokens = prompts * prompt + sum(lengths)
     head = HIDDEN // HEADS
     projections = HIDDEN * head * (2 * HEADS + 2 * KEY_HEADS) + 3 * HIDDEN * INTERMEDIATE
-    pairs = prompt**2 / 2 + sum(length * prompt + length**2 / 2 for length in lengths)
+    pairs = prompts * prompt**2 / 2 + sum(length * prompt + length**2 / 2 for length in lengths)
     layers = LAYERS * (2 * projections * tokens + 4 * pairs * HIDDEN)
     return 3 * (layers + 2 * HIDDEN * VOCABULARY * trained(group))
 

@@ -67,6 +67,10 @@ def test_importing_nexrl_loads_nothing_heavy():
     assert heavy_modules("import nexrl") == []
 
 
+def test_a_run_begins_without_loading_torch():
+    assert {"torch", "transformers"}.isdisjoint(heavy_modules("import nexrl_trainer.run"))
+
+
 def test_a_heavy_import_in_the_core_is_noticed(copy):
     path = copy / "agent_sdk/nexrl/errors.py"
     path.write_text(path.read_text() + "\nimport aiohttp\n")

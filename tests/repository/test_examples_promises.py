@@ -11,7 +11,7 @@ from nexrl_trainer.recipe import load_recipe
 
 EXAMPLES = Path(__file__).parents[2] / "examples/agents"
 RECIPES = sorted(EXAMPLES.glob("*/recipe.yaml"))
-AGENTS = sorted(EXAMPLES.glob("*/agent.*"))
+AGENTS = sorted([*EXAMPLES.glob("*/agent.*"), *EXAMPLES.glob("*/environment.py")])
 FOLDERS = sorted({path.parent for path in AGENTS})
 
 
@@ -33,8 +33,9 @@ def test_an_agent_does_not_know_of_nexrl(path):
 def test_an_examples_recipe_decodes_and_its_files_are_there(path):
     given = load_recipe(path, environment={})
     assert given.name == path.parent.name
-    assert read(given).rewards
-    [script] = [item for item in given.agent.command if "/agent." in item]
+    played = given.agent.environment
+    assert bool(read(given).rewards) != bool(played)
+    [script] = [played.partition(":")[0]] if played else [item for item in given.agent.command if "/agent." in item]
     assert given.resolve(script) in AGENTS
 
 
@@ -48,11 +49,12 @@ def test_a_misspelt_key_in_an_examples_recipe_is_noticed(tmp_path):
 @pytest.mark.parametrize("path", **of(RECIPES))
 def test_what_an_example_needs_is_pinned_to_the_version(path):
     given = load_recipe(path, environment={})
-    needs_python = any(".venv/bin/python" in item for item in given.agent.command)
+    needs_python = any(".venv/bin/python" in item for item in given.agent.command or ())
     requirements = path.with_name("requirements.txt")
     assert requirements.is_file() == needs_python
     lines = requirements.read_text().splitlines() if needs_python else []
-    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.!+-]+", line)] == []
+    pinned = r"[\w.-]+==[\w.!+-]+|[\w.-]+ @ git\+https://[\w./-]+@[0-9a-f]{40}"
+    assert [line for line in lines if not re.fullmatch(pinned, line)] == []
     assert path.with_name("package.json").is_file() == path.with_name("package-lock.json").is_file()
 
 
