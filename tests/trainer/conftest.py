@@ -1,4 +1,4 @@
-"""A real ingest, and the trainer's own client of it."""
+"""What many of the trainer's tests need: a real ingest with the trainer's own client of it, and a cluster of agents."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from kubernetes_world import Cluster, cluster_at
 
 from nexrl_ingest.app import make_app
 from nexrl_ingest.client import IngestClient
@@ -24,3 +25,10 @@ async def client(tmp_path: Path) -> AsyncIterator[IngestClient]:
         yield IngestClient(f"http://127.0.0.1:{runner.addresses[0][1]}", ADMIN_KEY, http)
     await runner.cleanup()
     store.close()
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
+    async with cluster_at(tmp_path) as made:
+        monkeypatch.setenv("KUBECONFIG", str(made.kubeconfig))
+        yield made

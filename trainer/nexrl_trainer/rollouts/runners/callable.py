@@ -40,8 +40,12 @@ class CallableRunner:
         named = agent.callable or agent.environment
         assert named
         file, _, function = named.rpartition(":")
-        rules = Rules(system=agent.system, max_turns=agent.max_turns) if agent.environment else None
-        self._setup = Setup(file=str(recipe_folder / Path(file).expanduser()), function=function, rules=rules)
+        rules = Rules(system=agent.system, max_turns=agent.max_turns, max_tokens=agent.max_tokens)
+        self._setup = Setup(
+            file=str(recipe_folder / Path(file).expanduser()),
+            function=function,
+            rules=rules if agent.environment else None,
+        )
         self._environment = shared_environment(services, NO_KEY, agent.env)
         self._log = opened_log(log)
         self._places = [_Place() for _ in range(min(agent.workers or cores(), agent.concurrency))]
@@ -157,6 +161,7 @@ class _Worker:
             problem=finished.error,
             answer=finished.answer,
             rewards=finished.rewards,
+            cut_off=finished.cut_off,
             duration_s=time.monotonic() - began,
         )
 

@@ -44,6 +44,7 @@ class Finished(Struct, frozen=True, tag=True, kw_only=True):
     number: int
     answer: str = ""
     rewards: list[Reward] = []
+    cut_off: str = ""
     error: str = ""
 
 

@@ -119,7 +119,8 @@ class Worker:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an agent raises is its failure
             self._say(Finished(number=start.number, error=last_lines(error)))
         else:
-            self._say(Finished(number=start.number, answer=played.answer, rewards=played.rewards))
+            done = Finished(number=start.number, answer=played.answer, rewards=played.rewards, cut_off=played.cut_off)
+            self._say(done)
 
     def _say(self, message: Ready | Finished) -> None:
         self._writer.write(framed(encode(message)))

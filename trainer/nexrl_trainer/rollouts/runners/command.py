@@ -1,8 +1,8 @@
 """The command runner: any program in any language, a process for each attempt, in a folder of its own if asked.
 
-When it ends, or its time is up, everything it started is killed: its process group, and what has left that. With
-`preload` the process is a fork, and what that forks into a session of its own, starting no program, lives until the run
-ends.
+When it ends, or its time is up, everything it started is killed: its process group, and what has left that. Where the
+trainer itself is killed, `guard.py` does so. With `preload` the process is a fork, and what that forks into a session
+of its own, starting no program, lives until the run ends.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from nexrl_trainer.recipe.agent import Agent, Limits
 from nexrl_trainer.rollouts.runners.environment import ATTEMPT_VARIABLE, agent_environment, fill
 from nexrl_trainer.rollouts.runners.fork_server import ForkServer
 from nexrl_trainer.rollouts.runners.forked import run_forked
+from nexrl_trainer.rollouts.runners.guard import Guard
 from nexrl_trainer.rollouts.runners.process import Exit, run_process
 from nexrl_trainer.rollouts.runners.runner import Ended, Job, Services, printed_answer
 from nexrl_trainer.rollouts.runners.seclusion import check_seclusion, secluded
@@ -51,6 +52,7 @@ class CommandRunner:
         self._workspaces = workspaces
         self._services = services
         self._survivors = Survivors()
+        self._guard: Guard | None = None
         self._fork_server: ForkServer | None = None
 
     async def __aenter__(self) -> Self:
@@ -63,21 +65,26 @@ class CommandRunner:
         if self._agent.keep_files == "never":
             # Of an earlier start that was killed.
             await asyncio.to_thread(shutil.rmtree, self._workspaces, ignore_errors=True)
+        self._guard = await Guard.start()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self._survivors.close()
         if self._fork_server:
             await self._fork_server.close()
+        if self._guard:
+            await self._guard.close()
 
     async def run(self, job: Job, timeout_s: float) -> Ended:
+        assert self._guard
         fields = with_folder(job.task, self._recipe_folder)
         workspace = self._workspace(job, fields)
         folder = workspace.folder if workspace else self._recipe_folder / self._agent.cwd
         failed = True
         try:
             answer_file = self._answer_file(folder, fields)
-            exit_ = await self._run(job, fields, folder, timeout_s)
+            with self._guard.over(job.attempt):
+                exit_ = await self._run(job, fields, folder, timeout_s)
             failed = exit_.timed_out or bool(exit_.exit_code)
             return Ended(**structs.asdict(exit_), answer=self._answer(exit_, answer_file))
         finally:

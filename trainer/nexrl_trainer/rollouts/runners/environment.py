@@ -22,8 +22,12 @@ def fill(template: str, fields: Mapping[str, Any]) -> str:
     try:
         return templates.fill(template, fields)
     except KeyError as error:
-        has = ", ".join(fields)
-        raise ConfigError(f"agent: {template!r} asks for {error.args[0]!r}, the task has {has}") from error
+        name, has = error.args[0], ", ".join(fields)
+        meant = f"${{{name}}}" if f"${{{name}}}" in template else f"{{{name}}}"
+        kept = meant.replace("{", "{{").replace("}", "}}")
+        raise ConfigError(
+            f"agent: {template!r} asks for {name!r}, the task has {has}; where {meant} is no field, write {kept}"
+        ) from error
 
 
 def agent_environment(

@@ -46,6 +46,8 @@ class Ended(Struct, frozen=True, kw_only=True):
     """None where nobody but the session's calls has it: `agent.answer: message`."""
     rewards: list[Reward] = []
     """What its environment gave, where it is one; those of calls name them by the ids of their replies."""
+    cut_off: str = ""
+    """Why it was not let go on, where it did its part as far as it got."""
     stdout: str = ""
     stderr: str = ""
     duration_s: float

@@ -35,8 +35,6 @@ class Survivors:
 
     async def kill(self, attempt: str) -> None:
         """Kill every process that carries this attempt, and return once none is left."""
-        if sys.platform != "linux":
-            return
         done = self._asked.setdefault(attempt, asyncio.get_running_loop().create_future())
         if self._looking is None:
             self._looking = asyncio.create_task(self._look())
@@ -70,7 +68,9 @@ def kill_all(attempts: Collection[str]) -> None:
 
 
 def carriers() -> list[tuple[int, str]]:
-    """Return the processes that carry an attempt, and which."""
+    """Return the processes that carry an attempt, and which; none where there is no /proc."""
+    if sys.platform != "linux":
+        return []
     found: list[tuple[int, str]] = []
     for name in os.listdir("/proc"):  # noqa: PTH208 - pathlib takes ten times as long
         if name.isdigit():
