@@ -112,6 +112,14 @@ class Run:
         return found
 
 
+def command_of(process: psutil.Process) -> str:
+    """Return how a process was started; nothing of one that has ended since it was found."""
+    try:
+        return " ".join(process.cmdline()[:4])
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def weights_by_version(run: Path, model: Path) -> dict[int, Path]:
     """Return the checkpoint that holds each weight version."""
     folders = {0: model}
@@ -132,11 +140,14 @@ def assert_sampled(datum: Datum, folders: dict[int, Path]) -> set[int]:
     return named
 
 
-def test_a_server_that_is_killed_comes_back_with_the_current_weights_and_the_run_goes_on(weights, tmp_path):
+@pytest.mark.parametrize("publication", ["disk", "broadcast"])
+def test_a_server_that_is_killed_comes_back_with_the_current_weights_and_the_run_goes_on(
+    weights, tmp_path, publication
+):
     run = tmp_path / "run"
-    with Run(write_recipe(tmp_path, weights[0]), run) as training:
+    with Run(write_recipe(tmp_path, weights[0], publication=publication), run) as training:
         training.until("step 2/")
-        [server] = [one for one in training.living() if "sglang.launch_server" in " ".join(one.cmdline()[:4])]
+        [server] = [one for one in training.living() if "sglang.launch_server" in command_of(one)]
         server.send_signal(signal.SIGKILL)
         said = training.until("started again with weights")
         assert re.search(r"engine ended \(exit code \d+\): started again with weights [12], restart 1 of 3", said)

@@ -57,6 +57,7 @@ class ScriptedEngine(ScriptedServer):
             *("/pause_generation", "/update_weights_from_disk", "/continue_generation"),
             *("/begin_weight_update", "/update_weights_from_tensor", "/end_weight_update", "/weights_checker"),
             *("/release_memory_occupation", "/resume_memory_occupation"),
+            *("/init_weights_update_group", "/update_weights_from_distributed", "/destroy_weights_update_group"),
         )
         await self.serve([*(web.post(route, self.answer) for route in posts), web.get("/model_info", self.info)])
 
@@ -71,12 +72,15 @@ class ScriptedEngine(ScriptedServer):
             self.runner = None
             return web.Response()
         if route in self.refuses:
-            return web.json_response({"success": False, "message": f"no {route} today"}, status=400)
+            return self.refusal(f"no {route} today")
         if route.startswith("update_weights") and not self.forgets:
             self.version = body.get("weight_version", self.version)
         if route == "weights_checker":
             return web.json_response({"success": True, "message": "", "ranks": self.ranks})
         return web.json_response({"success": True, "message": "well"})
+
+    def refusal(self, message):
+        return web.json_response({"success": False, "message": message}, status=400)
 
     async def info(self, _):
         return web.json_response({"weight_version": self.version})
@@ -107,10 +111,10 @@ class ScriptedProxy(ScriptedServer):
 
 
 @contextlib.asynccontextmanager
-async def fleet_of(tmp_path, *, engines=2, generation=EMBEDDED, started=True, drain_s=5.0):
+async def fleet_of(tmp_path, *, engines=2, generation=EMBEDDED, started=True, drain_s=5.0, kind=ScriptedEngine):
     """Yield a fleet, its engines, its proxy, the journal, and what people were told."""
     journal, said = [], []
-    servers = [ScriptedEngine(f"engine-{index + 1}", journal) for index in range(engines)]
+    servers = [kind(f"engine-{index + 1}", journal) for index in range(engines)]
     proxy = ScriptedProxy(journal)
     async with contextlib.AsyncExitStack() as stack, aiohttp.ClientSession() as http:
         for server in (*servers, proxy):

@@ -128,6 +128,19 @@ async def test_the_models_own_end_token_stops_unless_ignored(client):
     assert ignored["output_ids"][:-1] == biased[0]["output_ids"]
 
 
+async def test_before_the_least_length_the_end_token_is_not_there_to_be_drawn(client, weights):
+    free = await client.generate([7, 8], max_new_tokens=4000, sampling_seed=0)
+    least = len(free["output_ids"])
+    reply = await client.generate([7, 8], max_new_tokens=4000, min_new_tokens=least, sampling_seed=0)
+    assert EOS not in reply["output_ids"][:least]
+    ends = torch.tensor(true_logprobs(weights[0], [7, 8], [EOS]))
+    first, *_ = true_logprobs(weights[0], [7, 8], reply["output_ids"])
+    assert logprobs_of(reply)[0] == pytest.approx(first - float(torch.log1p(-ends.exp())), abs=1e-5)
+    assert logprobs_of(reply)[least:] == pytest.approx(
+        true_logprobs(weights[0], [7, 8], reply["output_ids"])[least:], abs=1e-5
+    )
+
+
 async def test_a_completion_ends_where_the_model_has_no_more_positions(weights):
     async with serve(weights[0], max_length=32) as client:
         reply = await client.generate(list(range(3, 23)), max_new_tokens=1000, ignore_eos=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nexrl_trainer.engines.embedded.batch import neighbours
 from nexrl_trainer.engines.embedded.placement import WORTH_WAITING, Placement, Slot, place, shared_prefix
-from nexrl_trainer.engines.embedded.sampling import sample
+from nexrl_trainer.engines.embedded.sampling import bar, sample
 from nexrl_trainer.engines.embedded.stopping import finish_reason, stop_rule
 from nexrl_trainer.engines.embedded.wire import SamplingParams
 
@@ -131,6 +131,25 @@ def test_stops_are_the_models_the_requests_and_the_limit():
     assert finish_reason(rule, [7, 7, 7], None) == {"type": "length", "length": 3}
     deaf = stop_rule(SamplingParams(ignore_eos=True, stop_token_ids=[5]), eos=frozenset({2}), room=3)
     assert finish_reason(deaf, [5, 2], None) is None
+
+
+def test_until_the_least_length_what_would_end_a_request_cannot_be_drawn():
+    least = SamplingParams(max_new_tokens=9, min_new_tokens=2, stop_token_ids=[3])
+    rule = stop_rule(least, eos=frozenset({1}), room=9)
+    assert [rule.barred(drawn) for drawn in range(3)] == [{1, 3}, {1, 3}, frozenset()]
+    assert stop_rule(SamplingParams(ignore_eos=True, min_new_tokens=2), eos=frozenset({1}), room=9).barred(0) == set()
+
+
+@given(st.lists(st.tuples(logits, st.sets(st.integers(0, 4), max_size=4)), min_size=1, max_size=4), uniforms)
+def test_a_barred_token_is_not_drawn_and_logprobs_are_those_of_the_others(rows, uniform):
+    given_, barred = torch.tensor([row for row, _ in rows]), [ids for _, ids in rows]
+    ids, logprobs = sample(bar(given_, barred), [SamplingParams()] * len(rows), [uniform] * len(rows))
+    assert given_.isfinite().all()
+    for row, token, logprob in zip(rows, ids.tolist(), logprobs.tolist(), strict=True):
+        left = [place for place in range(5) if place not in row[1]]
+        assert token in left
+        expected = torch.log_softmax(torch.tensor([row[0][place] for place in left]), dim=-1)[left.index(token)]
+        assert logprob == pytest.approx(float(expected), abs=1e-4)
 
 
 @given(st.text("ab", min_size=1, max_size=5), st.lists(st.sampled_from(["a", "b", "ab", "bba"]), max_size=40))

@@ -106,6 +106,13 @@ def test_engines_share_the_only_gpu_or_have_whole_ones(monkeypatch, gpus, engine
     assert cluster.engine_gpus(recipe(Engine(kind="sglang", **engine))) == share
 
 
+def test_weights_are_not_broadcast_between_two_processes_on_one_gpu(monkeypatch):
+    monkeypatch.setattr(cluster, "gpus", lambda: 1.0)
+    with pytest.raises(ServiceError, match=r"publication=broadcast: NCCL .* use disk, shared_memory or tensors"):
+        cluster.engine_gpus(recipe(Engine(kind="sglang", publication="broadcast")))
+    assert cluster.engine_gpus(recipe(Engine(kind="sglang", publication="broadcast"), train=Train(device="cpu"))) == 0.0
+
+
 def test_more_gpus_than_there_are_are_refused_instead_of_waited_for(monkeypatch):
     monkeypatch.setattr(cluster, "gpus", lambda: 4.0)
     engine = Engine(kind="sglang", replicas=3, flags={"tp-size": 2})

@@ -5,7 +5,22 @@ from pathlib import Path
 import pytest
 
 from nexrl.errors import ConfigError
-from nexrl_trainer.engines.generations import EMBEDDED, Call, Update, check, from_folder, from_tensors, sglang, vllm
+from nexrl_trainer.engines.generations import (
+    EMBEDDED,
+    Call,
+    Group,
+    Update,
+    check,
+    from_folder,
+    from_group,
+    from_tensors,
+    group_backend,
+    joining,
+    leaving,
+    sglang,
+    vllm,
+)
+from nexrl_trainer.engines.layout import Stored
 
 LOADED = {"model_path": "/w/v000007", "weight_version": "7"}
 
@@ -71,6 +86,41 @@ def test_older_servers_take_tensors_as_they_come():
     found = from_tensors(sglang("0.5.13"), ["a"], 7)
     assert (found.before, found.close, found.after) == ((), (), ())
     assert [call.body["weight_version"] for call in found.load] == ["7"]
+
+
+GROUP = Group(name="g", backend="gloo", host="h", port=9, size=4)
+
+
+def test_an_engine_joins_a_group_with_its_first_rank_and_leaves_it_by_name():
+    body = {"master_address": "h", "master_port": 9, "rank_offset": 2, "world_size": 4, "backend": "gloo"}
+    assert joining(GROUP, 2) == Call("/init_weights_update_group", {**body, "group_name": "g"})
+    assert leaving(GROUP) == Call("/destroy_weights_update_group", {"group_name": "g"})
+
+
+@pytest.mark.parametrize(("version", "opens"), [("0.5.23", True), ("0.5.13", False)])
+def test_what_is_sent_to_a_group_is_described_and_the_last_portion_brings_the_version(version, opens):
+    first = (Stored("a", "float32", (2, 3), 24, Path("f")), Stored("b", "float32", (1,), 4, Path("f")))
+    last = (Stored("c", "bfloat16", (5,), 10, Path("f")),)
+    found = from_group(sglang(version), GROUP, [first, last], 7)
+    beginning = (RETRACT, Call("/begin_weight_update", {})) if opens else ()
+    assert (found.before, found.whole) == (beginning, False)
+    assert (found.close, found.after) == (((Call("/end_weight_update", {}),), (GO_ON,)) if opens else ((), ()))
+    always = {"load_format": "flattened_bucket", "group_name": "g"}
+    described = {"names": ["a", "b"], "dtypes": ["float32", "float32"], "shapes": [[2, 3], [1]], **always}
+    ending = {"names": ["c"], "dtypes": ["bfloat16"], "shapes": [[5]], **always}
+    assert list(found.load) == [
+        Call("/update_weights_from_distributed", {**described, "flush_cache": False}),
+        Call("/update_weights_from_distributed", {**ending, "flush_cache": True, "weight_version": "7"}),
+    ]
+
+
+def test_a_group_is_of_cpus_or_of_gpus_and_of_servers_with_tensor_parallelism_alone():
+    cpu, gpu = sglang("0.5.23"), sglang("0.5.23", ranks=2, device="cuda")
+    assert (group_backend([cpu, cpu]), group_backend([gpu])) == ("gloo", "nccl")
+    with pytest.raises(ConfigError, match=r"broadcast: engines compute on cpu, cuda; .* use disk, or tensors"):
+        group_backend([cpu, gpu])
+    with pytest.raises(ConfigError, match=r"SGLang 0\.5\.23 cannot join .*\(pp-size, dp-size\); use disk"):
+        group_backend([cpu, sglang("0.5.23", copies=2)])
 
 
 def test_vllm_is_paused_reloads_says_its_version_and_goes_on():

@@ -131,7 +131,7 @@ async def play(path, model, acts):
     (path / "kept").mkdir()
     policy, version = Policy(model, path / "kept"), 0
     folders = {0: model}
-    with weights_folder(MEMORY, RunDirectory(path), model) as folder:
+    with weights_folder(MEMORY, RunDirectory(path), [model]) as folder:
         async with serve(model) as client, aiohttp.ClientSession() as http:
             publisher, engine = await publisher_to(client, http, folder, model)
             load = Load(client, 4)
@@ -185,22 +185,22 @@ async def test_weights_that_the_engine_refuses_are_an_error_and_leave_it_as_it_w
 
 def test_weights_lie_in_the_run_directory_unless_memory_is_asked_for(tmp_path, weights):
     directory = RunDirectory(tmp_path)
-    with weights_folder(DISK, directory, weights[0]) as folder:
+    with weights_folder(DISK, directory, [weights[0]]) as folder:
         assert folder == directory.weights
 
 
 def test_a_folder_in_memory_is_the_runs_own_and_gone_afterwards_even_that_of_a_killed_run(tmp_path, weights):
     directory = RunDirectory(tmp_path)
-    with weights_folder(MEMORY, directory, weights[0]) as folder:
+    with weights_folder(MEMORY, directory, [weights[0]]) as folder:
         assert folder.parent == publication.SHARED_MEMORY
         assert folder.stat().st_mode & 0o777 == 0o700
     assert not folder.exists()
     folder.mkdir()
     (folder / "left behind").touch()
-    with weights_folder(MEMORY, directory, weights[0]) as again:
+    with weights_folder(MEMORY, directory, [weights[0]]) as again:
         assert again == folder
         assert list(again.iterdir()) == []
-    with weights_folder(MEMORY, RunDirectory(tmp_path / "other"), weights[0]) as other:
+    with weights_folder(MEMORY, RunDirectory(tmp_path / "other"), [weights[0]]) as other:
         assert other != folder
 
 
@@ -208,11 +208,11 @@ def test_weights_that_do_not_fit_in_memory_twice_are_refused_with_the_sizes(tmp_
     count = sum(p.numel() for p in TorchBackend(weights[0], Train(device="cpu")).model.parameters())
     room = 2 * 4 * count
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=room))
-    with weights_folder(MEMORY, RunDirectory(tmp_path), weights[0]):
+    with weights_folder(MEMORY, RunDirectory(tmp_path), [weights[0]]):
         pass
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=room - 1))
     with (
         pytest.raises(ConfigError, match=r"shared_memory: two versions of .* use disk, or make it larger"),
-        weights_folder(MEMORY, RunDirectory(tmp_path), weights[0]),
+        weights_folder(MEMORY, RunDirectory(tmp_path), [weights[0]]),
     ):
         pass

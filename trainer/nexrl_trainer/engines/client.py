@@ -11,7 +11,7 @@ import aiohttp
 
 from nexrl.errors import ConfigError, ServiceError
 from nexrl_trainer.engines import generations
-from nexrl_trainer.engines.generations import TOLD_AT, Call, Generation, Update
+from nexrl_trainer.engines.generations import TOLD_AT, Call, Generation, Group, Update
 
 ERROR = 400
 """HTTP's errors begin here."""
@@ -44,7 +44,9 @@ class EngineClient:
         _, answer = await self._ask("GET", "/server_info")
         if "version" not in answer:
             raise ConfigError(f"engine {self.url} does not say which SGLang it is: correct engine.url, or engine.kind")
-        return generations.sglang(str(answer["version"]), ranks=int(answer.get("tp_size") or 1))
+        ranks, stages, replicas = (int(answer.get(f"{way}_size") or 1) for way in ("tp", "pp", "dp"))
+        device = str(answer.get("device") or "cuda")
+        return generations.sglang(str(answer["version"]), ranks=ranks, copies=stages * replicas, device=device)
 
     async def _vllm(self) -> Generation:
         _, answer = await self._ask("GET", "/version")
@@ -84,6 +86,14 @@ class EngineClient:
                 await self._do(call, f"weight version {update.version}")
         if (found := await self.version(update.told_at)) != str(update.version):
             raise ServiceError(f"engine {self.url} reports weight version {found!r} after publishing {update.version}")
+
+    async def join(self, group: Group, offset: int) -> None:
+        """Let it join a process group, its ranks beginning at `offset`; it does once everybody has come."""
+        await self._do(generations.joining(group, offset), f"to join process group {group.name}")
+
+    async def leave(self, group: Group) -> None:
+        """Let it leave a process group, which ends what others wait for it there."""
+        await self._do(generations.leaving(group), f"to leave process group {group.name}")
 
     async def checksums(self) -> dict[str, str]:
         """Return what the engine says it holds: a checksum for each tensor, by the engine's own names.

@@ -4,15 +4,18 @@ Pure: which requests an update consists of. Nobody else in the trainer knows; `c
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from nexrl.errors import ConfigError
+from nexrl_trainer.engines.layout import Portion
 
 Updates = Literal["in_flight", "drained"]
+Backend = Literal["gloo", "nccl"]
+"""What a process group communicates with: between CPUs, between NVIDIA's GPUs."""
 TOLD_AT, VLLM_TOLD_AT = "/model_info", "/weight_info"
 OLDEST, NAMES_TOKENS, OLDEST_VLLM = (0, 5, 13), (0, 5, 23), (0, 32)
 
@@ -37,6 +40,10 @@ class Generation(Struct, frozen=True, kw_only=True):
     """Weights may come in the request."""
     ranks: int = 1
     """Tensor-parallel ones, each of which takes its own copy of such tensors."""
+    groups: bool = False
+    """It joins process groups: one server is `ranks` of one."""
+    device: str = "cpu"
+    """Torch's name of what it computes on."""
 
 
 class Call(Struct, frozen=True):
@@ -44,6 +51,17 @@ class Call(Struct, frozen=True):
 
     route: str
     body: dict[str, Any] = {}
+
+
+class Group(Struct, frozen=True, kw_only=True):
+    """A process group: the trainer is rank 0, the engines are the others."""
+
+    name: str
+    backend: Backend
+    host: str
+    port: int
+    size: int
+    """Ranks, the trainer's among them."""
 
 
 class Update(Struct, frozen=True, kw_only=True):
@@ -65,10 +83,11 @@ class Update(Struct, frozen=True, kw_only=True):
 EMBEDDED = Generation(name="the embedded engine", names_tokens=True, pauses=False, flushes=False)
 
 
-def sglang(version: str, *, ranks: int = 1) -> Generation:
-    """Return what an SGLang server of that version and so many ranks does; raises ConfigError for one that is too old.
+def sglang(version: str, *, ranks: int = 1, copies: int = 1, device: str = "cpu") -> Generation:
+    """Return what an SGLang server of that version does; raises ConfigError for one that is too old.
 
-    What lies between two versions that were seen counts as the older one: that is slower at worst.
+    It has so many tensor-parallel `ranks`, and `copies` of them: pipeline stages times data-parallel replicas. What
+    lies between two versions that were seen counts as the older one: that is slower at worst.
     Example: 0.5.13 -> names no tokens; 0.5.23.post1 -> names them.
     """
     numbers = _numbers("SGLang", version, OLDEST)
@@ -81,6 +100,9 @@ def sglang(version: str, *, ranks: int = 1) -> Generation:
         opens=newest,
         takes_tensors=True,
         ranks=ranks,
+        # Its ranks in a group are counted by tensor parallelism alone.
+        groups=copies == 1,
+        device=device,
     )
 
 
@@ -141,12 +163,65 @@ def from_tensors(generation: Generation, buckets: Iterable[str], version: int) -
     away the old keys and values. What fails in the middle leaves parts of two versions: requests then stay
     aside until a whole update follows.
     """
+    bodies = ({"serialized_named_tensors": [bucket] * generation.ranks} for bucket in buckets)
+    return _in_parts(generation, "/update_weights_from_tensor", bodies, version)
+
+
+def _in_parts(generation: Generation, route: str, bodies: Iterable[dict[str, Any]], version: int) -> Update:
     before, after = _pause(generation)
     if generation.opens:
         before += (Call("/begin_weight_update", {}),)
     close = (Call("/end_weight_update", {}),) if generation.opens else ()
-    load = _loads(generation, buckets, version)
+    load = _loads(route, bodies, version)
     return Update(version=version, before=before, load=load, close=close, after=after, whole=False)
+
+
+def group_backend(generations: Sequence[Generation]) -> Backend:
+    """Return what a process group of such engines communicates with; raises ConfigError where there can be none."""
+    for generation in generations:
+        if not generation.groups:
+            raise ConfigError(
+                f"engine.publication=broadcast: {generation.name} cannot join a process group with pipeline stages or "
+                "data-parallel replicas (pp-size, dp-size); use disk, or tensors"
+            )
+    devices = {generation.device for generation in generations}
+    if devices == {"cpu"}:
+        return "gloo"
+    if devices == {"cuda"}:
+        return "nccl"
+    raise ConfigError(
+        f"engine.publication=broadcast: engines compute on {', '.join(sorted(devices))}; a group has CPUs alone, or "
+        "NVIDIA GPUs alone: use disk, or tensors"
+    )
+
+
+def joining(group: Group, offset: int) -> Call:
+    """Return what lets an engine join; its ranks begin at `offset`."""
+    body = {"master_address": group.host, "master_port": group.port, "rank_offset": offset, "world_size": group.size}
+    return Call("/init_weights_update_group", {**body, "group_name": group.name, "backend": group.backend})
+
+
+def leaving(group: Group) -> Call:
+    """Return what lets an engine leave."""
+    return Call("/destroy_weights_update_group", {"group_name": group.name})
+
+
+def from_group(generation: Generation, group: Group, portions: Iterable[Portion], version: int) -> Update:
+    """Return how weights that are sent to a process group, portion by portion, become `version`; else as from tensors.
+
+    Each request is answered once the engine has what the trainer sends (`sending.py`) meanwhile.
+    """
+    bodies = ({**_described(portion), "group_name": group.name} for portion in portions)
+    return _in_parts(generation, "/update_weights_from_distributed", bodies, version)
+
+
+def _described(portion: Portion) -> dict[str, Any]:
+    return {
+        "names": [stored.name for stored in portion],
+        "dtypes": [stored.dtype for stored in portion],
+        "shapes": [list(stored.shape) for stored in portion],
+        "load_format": "flattened_bucket",
+    }
 
 
 def _vllm_update(folder: Path, version: int) -> Update:
@@ -162,17 +237,13 @@ def _vllm_update(folder: Path, version: int) -> Update:
     )
 
 
-def _loads(generation: Generation, buckets: Iterable[str], version: int) -> Iterator[Call]:
-    coming = iter(buckets)
-    bucket = next(coming)
+def _loads(route: str, bodies: Iterable[dict[str, Any]], version: int) -> Iterator[Call]:
+    coming = iter(bodies)
+    body = next(coming)
     for following in coming:
-        yield _load(generation, bucket, {"flush_cache": False})
-        bucket = following
-    yield _load(generation, bucket, {"flush_cache": True, "weight_version": str(version)})
-
-
-def _load(generation: Generation, bucket: str, what_else: dict[str, Any]) -> Call:
-    return Call("/update_weights_from_tensor", {"serialized_named_tensors": [bucket] * generation.ranks, **what_else})
+        yield Call(route, {**body, "flush_cache": False})
+        body = following
+    yield Call(route, {**body, "flush_cache": True, "weight_version": str(version)})
 
 
 def _pause(generation: Generation) -> tuple[tuple[Call, ...], tuple[Call, ...]]:

@@ -1,4 +1,4 @@
-"""Bring new weights into the running engines: written to a folder once, then read by all of them, or sent to each.
+"""Bring new weights into the running engines: written to a folder once, then read by all of them, or sent to them.
 
 A folder that engines read must be readable by them: on several machines that means a shared file system. What an update
 of one engine consists of is `generations.py`'s; that engines which died come back is `fleet.py`'s. What needs torch is
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nexrl.errors import NexrlError
 from nexrl_trainer.engines import generations
+from nexrl_trainer.engines.broadcast import Broadcast
 from nexrl_trainer.engines.client import EngineClient, UnreachableError
 from nexrl_trainer.engines.colocation import Colocation, Phase
 from nexrl_trainer.engines.fleet import Fleet, Member, Weights
@@ -25,14 +26,24 @@ Act = Callable[[EngineClient, Generation], Awaitable[None]]
 class Publisher:
     """Publishes weight versions to a fleet; `folder` keeps the newest version alone.
 
-    With `adapters` what is published is an adapter, which the engine merges into the model that it was trained on.
+    With `adapters` what is published is an adapter, which the engine merges into the model that it was trained on. With
+    `broadcast` that is how the weights travel.
     """
 
-    def __init__(self, fleet: Fleet, folder: Path, config: Engine, *, adapters: bool = False) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        folder: Path,
+        config: Engine,
+        *,
+        adapters: bool = False,
+        broadcast: Broadcast | None = None,
+    ) -> None:
         self._fleet = fleet
         self._folder = folder
         self._config = config
         self._adapters = adapters
+        self._broadcast = broadcast
         self._colocation = Colocation(fleet) if config.colocated else None
 
     async def give_way(self) -> None:
@@ -74,7 +85,10 @@ class Publisher:
     async def _bring(self, weights: Weights) -> None:
         # Before any engine has them: one that dies from now on begins again with these.
         self._fleet.weights = weights
-        await self._each(lambda client, generation: client.update(self._update(generation, weights)))
+        if self._broadcast:
+            await self._broadcast.bring(weights)
+        else:
+            await self._each(lambda client, generation: client.update(self._update(generation, weights)))
         if self._config.verify:
             await self._verify(weights)
         for member in self._fleet.members:
@@ -119,6 +133,6 @@ class Publisher:
         return generations.from_folder(generation, weights.folder, weights.version)
 
     def _forget_all_but(self, newest: Path) -> None:
-        for folder in self._folder.iterdir():
+        for folder in self._folder.glob("v*"):
             if folder != newest:
                 shutil.rmtree(folder)
