@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from nexrl.records import Int32s, pack
+from nexrl_proxy.dialects import Stored
 from nexrl_proxy.messages import Message, canonical, normalised
 from nexrl_proxy.prefixes import Prefixes
 
@@ -25,7 +26,7 @@ MOST_SESSIONS = 2**17
 """Also those that hold next to nothing, as with engines that return text."""
 """For all sessions; the sessions nobody used for longest are forgotten first."""
 MOST_RESPONSES = 1024
-"""Per session: replies that a request may go on from by their id."""
+"""Per session: replies that a request may name by their id."""
 MOST_BODIES = 16
 """Per session: requests whose messages are recognised by their bytes."""
 BYTES_PER_CALL = 1200
@@ -119,8 +120,8 @@ class Session:
         """Messages as bytes of JSON, by setting."""
         self.raw: Prefixes[Held] = Prefixes(MOST_CALLS)
         """Raw prompts with their completions, as text or as ids."""
-        self.responses: OrderedDict[str, list[Message] | None] = OrderedDict()
-        """What was said up to and including a reply, by its id; None where no request may go on from there."""
+        self.responses: OrderedDict[str, Stored | None] = OrderedDict()
+        """Replies by their id; None where no request may name them."""
         self.calls: OrderedDict[bytes, Held] = OrderedDict()
         """By what was said up to and including the reply."""
         self.prompts: OrderedDict[bytes, None] = OrderedDict()
@@ -192,6 +193,11 @@ class Session:
             remember(self.calls, _digest(asked + message), call, most=MOST_CALLS)
             remember(self.replies, _digest(message), None, most=MOST_CALLS)
         self.size += call.size
+
+    def store(self, response: str, stored: Stored | None) -> None:
+        """Let later requests name a reply by its id; None: let none do so."""
+        remember(self.responses, response, stored, most=MOST_RESPONSES)
+        self.size += stored.size if stored else 0
 
     def hold_raw(self, call: Held, text: str | None) -> None:
         """Let later raw prompts continue `call`; `text` is its prompt with its completion, where that came as text."""

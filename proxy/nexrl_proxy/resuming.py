@@ -13,7 +13,10 @@ from msgspec import structs
 from nexrl.records import Float32s, Int32s
 from nexrl_proxy.engines import Completion, Work
 
-OF_THE_TOKENS_BEFORE = {"temperature", "top_p", "top_k", "min_p", "max_new_tokens", "stop_token_ids"}
+OF_THE_TOKENS_BEFORE = {
+    *("temperature", "top_p", "top_k", "min_p"),
+    *("max_new_tokens", "min_new_tokens", "stop_token_ids", "ignore_eos"),
+}
 """Sampling parameters under which a token depends on nothing but the tokens before it."""
 
 
@@ -51,6 +54,8 @@ def rest_of(work: Work, completion: Completion) -> Work:
     params = dict(work.params)
     if "max_new_tokens" in params:
         params["max_new_tokens"] -= len(completion.ids)
+    if "min_new_tokens" in params:
+        params["min_new_tokens"] = max(0, params["min_new_tokens"] - len(completion.ids))
     written = work.written and b"%b,%b" % (work.written, msgspec.json.encode(completion.ids.tolist())[1:-1])
     return structs.replace(work, ids=Int32s(work.ids + completion.ids), written=written, params=params)
 

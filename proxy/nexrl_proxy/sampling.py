@@ -92,7 +92,7 @@ class Sampler:
         self.pool.forget(session)
 
     async def _all(self, plan: Plan, running: Running, listener: Listener | None) -> list[Outcome]:
-        if self._stop_ids:
+        if self._stop_ids and not plan.params.get("ignore_eos"):
             plan.params["stop_token_ids"] = self._stop_ids
         draws = draws_of(plan, running, listener)
         if len(draws) == 1:
@@ -116,10 +116,12 @@ class Sampler:
             raise
         tell(draw, reader.finish(), None)
         self._recording.record(draw, reader, completion, started)
+        outcome = self._outcome(draw, reader, completion)
+        self._recording.store(draw, outcome.choice, outcome.usage)
         if completion.lost:
             self.counters["failed"] += 1
             raise unavailable(f"{completion.lost} ({len(completion.ids)} tokens were sampled)")
-        return self._outcome(draw, reader, completion)
+        return outcome
 
     def _reader(self, draw: Draw) -> Reader:
         ask = draw.plan.ask

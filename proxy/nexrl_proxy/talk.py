@@ -45,16 +45,16 @@ def place_of(talk: Talk) -> Place:
 def whole_messages(ask: Ask, session: Session) -> list[Message]:
     """Return a request's messages behind those of the reply it goes on from, under its own instructions.
 
-    Raises ApiError where the reply is not known in this session.
+    Raises ApiError where the reply, or an item that is referred to, is not known in this session.
     """
-    messages = decoded_messages(ask.wire.messages) if ask.wire else ask.messages
+    messages = decoded_messages(ask.wire.messages) if ask.wire else ask.whole(session.responses)
     if ask.previous is None:
         return messages
-    said = session.responses.get(ask.previous)
-    if said is None:
+    previous = session.responses.get(ask.previous)
+    if previous is None:
         message = f"previous response {ask.previous!r} is not known in this session: send the whole input"
         raise ApiError(message, param="previous_response_id", code="previous_response_not_found")
-    return [*messages[: ask.instructed], *said, *messages[ask.instructed :]]
+    return [*messages[: ask.instructed], *previous.said, *messages[ask.instructed :]]
 
 
 def decoded_messages(body: bytes) -> list[Message]:

@@ -112,6 +112,8 @@ class RandomSession:
         options: dict[str, Any] = {"temperature": draw.choice([1, 0.7, 0])} if draw.random() < 0.5 else {}
         if thread.dialect == "chat" and self.at_once and draw.random() < 0.3:
             options["n"] = 3
+        if thread.dialect != "messages" and draw.random() < 0.15:
+            options["ignore_eos"] = True
         messages = thread.messages
         if thread.dialect == "responses" and draw.random() < 0.5 and (by_id := self.since(thread)):
             options["previous"], messages = by_id

@@ -38,7 +38,10 @@ class Speaker:
         prompt = tuple(asked["input_ids"])
         self.asked[prompt] += 1
         draw = random.Random(f"{prompt}{self.asked[prompt]}")
-        ids, finish = self.rest.pop(prompt, None) or self.whole(draw, prompt), {"type": "stop"}
+        deaf = asked["sampling_params"].get("ignore_eos", False)
+        ids, finish = self.rest.pop(prompt, None) or self.whole(draw, prompt), CUT if deaf else {"type": "stop"}
+        if deaf:  # the end of a turn does not end it
+            ids = [*ids, *self.whole(draw, prompt)][: draw.choice([None, -1])]
         if draw.random() < 0.25:
             ids, finish = self.cut(draw, prompt, ids)
         pause, self.pause_before = self.pause_before, None

@@ -117,8 +117,8 @@ async def test_what_cannot_change_the_result_is_accepted(world):
     world.says("ok")
     accepted = {
         "user": "u", "store": True, "metadata": {"a": "b"}, "parallel_tool_calls": True, "service_tier": "auto",
-        "prompt_cache_key": "k", "reasoning_effort": "low", "response_format": {"type": "text"}, "logit_bias": {},
-        "presence_penalty": 0, "tool_choice": "auto",
+        "prompt_cache_key": "k", "prompt_cache_options": {"ttl": "30m"}, "moderation": None, "reasoning_effort": "low",
+        "response_format": {"type": "text"}, "logit_bias": {}, "presence_penalty": 0, "tool_choice": "auto",
     }  # fmt: skip
     await world.chat(HELLO, **accepted)
     assert world.engine.requests[0]["sampling_params"].keys() == {"temperature", "max_new_tokens", "stop_token_ids"}

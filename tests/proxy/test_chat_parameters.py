@@ -7,6 +7,8 @@ import pytest
 from proxy_world import World
 from scripted_engine import Line
 
+from nexrl.sampling import altered
+
 HELLO = [{"role": "user", "content": "hello"}]
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -31,6 +33,44 @@ async def test_a_logit_bias_reaches_the_engine_and_the_record(world):
     assert params(world)["logit_bias"] == {"300": -100, "7": 1.5}
     [call] = await world.recorded()
     assert call.sampling["logit_bias"] == {"300": -100, "7": 1.5}
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses"])
+async def test_a_least_length_and_a_deaf_ear_reach_the_engine_and_the_record(world, path):
+    world.says("ok")
+    said = {"chat/completions": {"messages": HELLO}, "completions": {"prompt": "x"}, "responses": {"input": "x"}}
+    for given in ({"min_tokens": 8, "ignore_eos": True}, {"min_tokens": 0, "ignore_eos": False}):
+        status, reply = await world.post({"model": "m", **said[path], **given}, path=f"/v1/{path}")
+        assert status == 200, reply
+    deaf, plain = [asked["sampling_params"] for asked in world.engine.requests]
+    # The ids that end a turn are not named either: vLLM would stop at them all the same.
+    assert (deaf["min_new_tokens"], deaf["ignore_eos"], "stop_token_ids" in deaf) == (8, True, False)
+    assert plain["stop_token_ids"] == sorted(world.renderer.eos)
+    assert not {"min_new_tokens", "ignore_eos"} & plain.keys()
+    one, two = await world.recorded()
+    assert (one.sampling["min_new_tokens"], one.sampling["ignore_eos"]) == (8, True)
+    assert (altered(one.sampling), altered(two.sampling)) == (["min_new_tokens"], [])
+
+
+@pytest.mark.parametrize("given", [{"min_tokens": 9, "max_tokens": 8}, {"min_tokens": 10**6}, {"min_tokens": -1}])
+async def test_a_least_length_that_cannot_be_reached_is_refused(world, given):
+    status, reply = await world.post({"messages": HELLO, **given})
+    assert (status, reply["error"]["param"], world.engine.requests) == (400, "min_tokens", [])
+
+
+@pytest.mark.parametrize("last", ["", "<|im_end|>"], ids=["cut within a turn", "cut behind one"])
+async def test_a_conversation_goes_on_behind_ends_of_turns_that_were_not_heard(world, last):
+    [eos] = world.renderer.eos
+    ids = [*world.ids("one"), *world.ids("two", eos=bool(last))]
+    world.engine.script = lambda _: Line(ids=ids, finish={"type": "length", "length": len(ids)})
+    reply = await world.chat(HELLO, ignore_eos=True, max_tokens=len(ids))
+    assert (reply["choices"][0]["message"]["content"], reply["choices"][0]["finish_reason"]) == ("onetwo", "length")
+    await world.chat([*HELLO, reply["choices"][0]["message"], *HELLO])
+    one, two = await world.recorded()
+    assert (list(one.completion), two.parent, two.drift) == (ids, one.id, None)
+    assert eos in ids[:-1]
+    spelled = world.renderer.spelled(world.engine.requests[1]["input_ids"]).decode()
+    assert "assistant\none<|im_end|>two<|im_end|>\n<|im_start|>user\n" in spelled
 
 
 @pytest.mark.parametrize("token", ["-1", "x", "1.0", "٣", "100000", ""])

@@ -47,7 +47,7 @@ async def test_a_completion_is_what_was_sampled(stream):
 async def test_parameters_get_vllms_names_and_none_is_left_to_its_defaults():
     scripted = ScriptedVllm(SAYS)
     params = {"temperature": 0.5, "max_new_tokens": 9, "sampling_seed": 3, "stop_token_ids": [1], "stop": ["x"]}
-    params |= {"logit_bias": {"7": 2.0}, "regex": "a+"}
+    params |= {"logit_bias": {"7": 2.0}, "regex": "a+", "min_new_tokens": 4, "ignore_eos": True}
     async with served(scripted.app) as url:
         await completed(engine_at(url), work(params=params, stream=False))
     assert scripted.requests == [
@@ -55,6 +55,7 @@ async def test_parameters_get_vllms_names_and_none_is_left_to_its_defaults():
             "temperature": 0.5, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "frequency_penalty": 0.0,
             "presence_penalty": 0.0, "repetition_penalty": 1.0, "max_tokens": 9, "seed": 3, "stop_token_ids": [1],
             "stop": ["x"], "logit_bias": {"7": 2.0}, "structured_outputs": {"regex": "a+"}, "prompt": [3, 4],
+            "min_tokens": 4, "ignore_eos": True,
             "request_id": "r-1", "logprobs": 0, "return_token_ids": True, "return_tokens_as_token_ids": True,
             "stream": False,
         }
@@ -81,6 +82,8 @@ async def test_as_many_alternatives_as_asked_for_likeliest_first(stream):
         ({"repetition_penalty": 1.1}, False, True),
         ({"logit_bias": {"5": 1.0}}, False, True),
         ({"json_schema": "{}"}, False, True),
+        ({"min_new_tokens": 8}, False, True),
+        ({"ignore_eos": True, "min_new_tokens": 0}, True, True),
     ],
 )
 def test_logprobs_are_exact_where_they_are_those_of_what_was_sampled_from(params, raw, processed):

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from nexrl_proxy.dialects import Choice, Opening, Usage
 from nexrl_proxy.dialects.responses import ResponsesDialect, decode
-from nexrl_proxy.dialects.responses_input import Item
-from nexrl_proxy.dialects.responses_input import messages_of as messages_of_items
+from nexrl_proxy.dialects.responses_input import Item, told_of
 from nexrl_proxy.dialects.responses_items import told, untold
 from nexrl_proxy.messages import canonical, normalised
 
@@ -20,7 +19,7 @@ TOOLS = [{"type": "function", "name": "look"}, {"type": "custom", "name": "patch
 
 
 def messages_of(items: list[dict[str, Any]]):
-    return messages_of_items(msgspec.convert(items, list[Item]))
+    return told_of(msgspec.convert(items, list[Item])).messages
 
 
 def call(name="look", arguments="{}", ident="call_1"):

@@ -57,6 +57,15 @@ async def test_a_stream_goes_on_behind_its_tokens_and_is_recorded_as_one_exact_c
     assert (await world.stats())["resumed"] == 2
 
 
+async def test_what_is_left_of_a_least_length_is_asked_for_behind_the_tokens(world):
+    ids = cut(world, 2, 2)
+    await streamed(world, min_tokens=3, ignore_eos=True)
+    [call] = await world.recorded()
+    assert (list(call.completion), call.exact) == (ids, True)
+    assert [asked["sampling_params"]["min_new_tokens"] for asked in world.engine.requests] == [3, 1, 0]
+    assert call.sampling["min_new_tokens"] == 3
+
+
 async def test_the_next_turn_continues_a_call_that_was_cut(world):
     ids = cut(world, 3)
     text, _ = await streamed(world)

@@ -50,10 +50,12 @@ async def test_the_request_goes_through_with_the_upstreams_model_name_and_key():
     given = {"tools": [{"type": "function"}], "stop": ["x"], "metadata": {"a": "b"}, "n": 3, "max_tokens": 50}
     async with served(scripted.app) as url:
         params = {"temperature": 0.5, "sampling_seed": 2, "max_new_tokens": 20, "stop_token_ids": [1]}
+        params |= {"min_new_tokens": 4, "ignore_eos": True}
         await completed(engine_at(url, key="k", model="real"), work(stream=False, request=given, params=params))
         await completed(engine_at(url), work(request={"n": 1}))
     named, plainly = scripted.requests
     kept = {"tools": [{"type": "function"}], "stop": ["x"], "metadata": {"a": "b"}, "max_tokens": 20}
+    kept |= {"min_tokens": 4, "ignore_eos": True}
     assert named == {**REQUEST, **kept, "model": "real", "temperature": 0.5, "seed": 2, "stream": False}
     assert plainly == {**REQUEST, "stream": True, "stream_options": {"include_usage": True}}
     assert scripted.keys == ["Bearer k", None]

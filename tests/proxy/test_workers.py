@@ -13,6 +13,8 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
+from openai import AsyncOpenAI, NotFoundError
+from openai.types.responses import Response
 from proxy_world import ADMIN, served, until
 from scripted_engine import Line
 from scripted_vllm import Sampled, ScriptedVllm
@@ -84,6 +86,37 @@ async def test_a_killed_worker_takes_only_its_streams_with_it(model_dir, tmp_pat
         assert pids[1] == survivor
         assert pids[0] != victim
         assert "worker 0 ended with signal SIGKILL" in world.proxy.said()
+
+
+@pytest.mark.slow
+async def test_a_response_is_read_and_deleted_where_its_session_lives_and_stays_so_when_that_worker_dies(
+    model_dir, tmp_path
+):
+    async with workers_of(model_dir("chatml"), tmp_path, 2) as world:
+        homes = [sessions_of(worker, 2)[0] for worker in range(2)]
+        kept = {session: await respond(world, session) for session in homes}
+        gone = {session: await respond(world, session) for session in homes}
+        for session, response in gone.items():
+            async with client_of(world, session) as client:
+                await client.responses.delete(response.id)
+        await until(lambda: len(world.ingest.calls) == 4)
+        await kill((await world.stats())["workers"][1]["pid"])
+        for session in homes:
+            async with client_of(world, session) as client:
+                assert (await client.responses.retrieve(kept[session].id)).output == kept[session].output
+            async with client_of(world, session) as client:
+                with pytest.raises(NotFoundError):
+                    await client.responses.retrieve(gone[session].id)
+
+
+def client_of(world: World, session: str) -> AsyncOpenAI:
+    """Return a client whose connection is its own: it arrives at any worker."""
+    return AsyncOpenAI(base_url=f"{world.proxy.url}/v1", api_key=attempt_key(session, ADMIN), max_retries=0)
+
+
+async def respond(world: World, session: str) -> Response:
+    async with client_of(world, session) as client:
+        return await client.responses.create(model="m", input="hello")
 
 
 async def kill(worker: int) -> None:

@@ -4,7 +4,7 @@ Inside, every conversation is chat messages, whatever it came in as; how an answ
 A new dialect is a class like `chat.ChatDialect` and a line in `app`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -14,6 +14,9 @@ from nexrl_proxy.errors import ApiError
 from nexrl_proxy.messages import Message
 from nexrl_proxy.reading import Delta
 from nexrl_proxy.text import Shown
+
+BYTES_PER_STORED = 4000
+"""What a stored reply keeps besides its call and its instructions, about; tools are shared."""
 
 
 class Wire(Struct, frozen=True):
@@ -64,7 +67,17 @@ class Ask(Struct, frozen=True, kw_only=True):
     instructed: bool = False
     """The first message is instructions, which a request that goes on from the reply does not inherit."""
     store: bool = False
-    """Later requests may go on from the reply by its id."""
+    """Later requests may name the reply by its id: go on from it, read it."""
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Ids of the replies that the request names."""
+        return frozenset() if self.previous is None else frozenset((self.previous,))
+
+    def whole(self, stored: "Mapping[str, Stored | None]") -> list[Message]:
+        """Return the messages, with what they refer to in `stored` replies; raises ApiError where that is not there."""
+        del stored
+        return self.messages
 
 
 class TokenText(Struct, frozen=True, gc=False):
@@ -110,6 +123,24 @@ class Opening(Struct, frozen=True, kw_only=True):
     created: int
     """Unix time in seconds."""
     prompt_tokens: int
+
+
+class Stored(Struct, frozen=True, kw_only=True):
+    """A reply that later requests name by its id, and what it answered."""
+
+    ask: Ask
+    created: int
+    """Unix time in seconds."""
+    choice: Choice
+    """Without logprobs."""
+    usage: Usage
+    said: list[Message]
+    """The conversation up to and including the reply, without its instructions."""
+
+    @property
+    def size(self) -> int:
+        """Bytes it keeps in memory besides its call, about."""
+        return BYTES_PER_STORED + (len(self.ask.messages[0]["content"]) if self.ask.instructed else 0)
 
 
 class Answer(Protocol):

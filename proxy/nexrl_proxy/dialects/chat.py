@@ -53,6 +53,7 @@ class ChatRequest(Sampled, forbid_unknown_fields=True, kw_only=True):
     web_search_options: Any | UnsetType = UNSET
     functions: list[Any] | None = None
     function_call: Any = None
+    moderation: Any = None
     # Accepted: they do not change what is sampled here.
     user: Any = None
     store: Any = None
@@ -61,6 +62,7 @@ class ChatRequest(Sampled, forbid_unknown_fields=True, kw_only=True):
     service_tier: Any = None
     prompt_cache_key: Any = None
     prompt_cache_retention: Any = None
+    prompt_cache_options: Any = None
     safety_identifier: Any = None
     reasoning_effort: Any = None
     verbosity: Any = None
@@ -163,6 +165,7 @@ def _refuse_unsupported(request: ChatRequest) -> None:
         "audio": request.audio is not None,
         "prediction": request.prediction is not None,
         "web_search_options": request.web_search_options is not UNSET,
+        "moderation": request.moderation is not None,
         "functions": bool(request.functions),
         "function_call": request.function_call not in (None, "auto", "none"),
     }

@@ -24,6 +24,10 @@ class Sampled(Struct, forbid_unknown_fields=True, kw_only=True):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
+    min_tokens: int | None = None
+    """Until so many are sampled, no token ends the reply."""
+    ignore_eos: bool | None = None
+    """No token ends the reply; a stop string or its limit does."""
     seed: int | None = None
     stop: str | list[str] | None = None
 
@@ -42,6 +46,8 @@ class Sampled(Struct, forbid_unknown_fields=True, kw_only=True):
             "frequency_penalty": self.frequency_penalty or None,
             "presence_penalty": self.presence_penalty or None,
             "repetition_penalty": None if self.repetition_penalty == 1 else self.repetition_penalty,
+            "min_new_tokens": self.min_tokens or None,
+            "ignore_eos": self.ignore_eos or None,
             "stop": self.stops or None,
             **more,
         }
@@ -53,6 +59,7 @@ class Sampled(Struct, forbid_unknown_fields=True, kw_only=True):
             ("temperature", self.temperature, 0, 100),
             ("top_p", self.top_p, 1e-9, 1),
             ("min_p", self.min_p, 0, 1),
+            ("min_tokens", self.min_tokens, 0, 2**31),
             ("number of stop", len(self.stops), 0, MOST_STOPS),
             ("seed", self.seed, -(2**63), 2**63 - 1),
             *more,

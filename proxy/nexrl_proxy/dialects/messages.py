@@ -26,6 +26,8 @@ class ThinkingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     budget_tokens: Any = None
     """Accepted: the model's own training decides how long it thinks."""
     display: Literal["summarized", "omitted"] | None = None
+    block_binding: Any = None
+    """Accepted: what to do where a block fails a check, and none is checked here."""
 
 
 class OutputFormat(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

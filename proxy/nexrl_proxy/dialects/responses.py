@@ -13,9 +13,9 @@ from typing import Any
 from nexrl_proxy.dialects import Ask, Opening
 from nexrl_proxy.dialects.chat_reply import error_body
 from nexrl_proxy.dialects.responses_events import ResponsesAnswer
-from nexrl_proxy.dialects.responses_input import messages_of
-from nexrl_proxy.dialects.responses_reply import ResponsesAsk
-from nexrl_proxy.dialects.responses_request import LOGPROBS, ResponsesRequest, request_of, schema_of
+from nexrl_proxy.dialects.responses_input import told_of
+from nexrl_proxy.dialects.responses_reply import ResponsesAsk, shown_of
+from nexrl_proxy.dialects.responses_request import LOGPROBS, ResponsesRequest, request_of, schema_of, tools_of
 from nexrl_proxy.dialects.responses_tools import choice_of, toolbox_of
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.messages import Message
@@ -25,13 +25,19 @@ NAMES = {"messages": "input", "response_format": "text"}
 
 
 class ResponsesDialect:
-    """`POST /v1/responses`."""
+    """`POST /v1/responses` and `POST /v1/responses/input_tokens`."""
 
     response_prefix = "resp_"
     call_prefix = "call_"
 
     def decode(self, body: bytes) -> Ask:
         return decode(body)
+
+    def decode_count(self, body: bytes) -> Ask:
+        return decode(body)
+
+    def counted(self, tokens: int) -> dict[str, Any]:
+        return {"object": "response.input_tokens", "input_tokens": tokens}
 
     def answer(self, ask: Ask, opening: Opening) -> ResponsesAnswer:
         assert isinstance(ask, ResponsesAsk), "the request was decoded by another dialect"
@@ -47,13 +53,15 @@ class ResponsesDialect:
 def decode(body: bytes) -> ResponsesAsk:
     """Return what the request asks for; raises ApiError naming the parameter that is wrong or unsupported."""
     request = request_of(body)
-    toolbox = toolbox_of(request.tools or [])
+    tools = tools_of(bytes(request.tools))
+    toolbox = toolbox_of(tools)
+    messages, references = _messages(request)
     choice = choice_of(request.tool_choice, toolbox)
     top = request.top_logprobs or 0
     return ResponsesAsk(
         model=request.model,
         dialect="responses",
-        messages=_messages(request),
+        messages=messages,
         tools=choice.chat or None,
         may_call=choice.may_call,
         must_call=choice.must_call,
@@ -68,40 +76,18 @@ def decode(body: bytes) -> ResponsesAsk:
         instructed=bool(request.instructions),
         previous=request.previous_response_id,
         store=request.store is not False,
-        shown=_shown(request),
+        shown=shown_of(request, tools),
         names=toolbox.names,
+        references=references,
     )
 
 
-def _messages(request: ResponsesRequest) -> list[Message]:
-    messages = messages_of(request.input or [])
-    if not messages and not request.previous_response_id:
+def _messages(request: ResponsesRequest) -> tuple[list[Message], list[tuple[int, str]]]:
+    """Return the messages, and the references among them."""
+    said = told_of(request.input or [])
+    if not said.messages and not request.previous_response_id:
         raise ApiError("input is empty: give a string or a list of items", param="input")
     if request.instructions:
-        return [{"role": "system", "content": request.instructions}, *messages]
-    return messages
-
-
-def _shown(request: ResponsesRequest) -> dict[str, Any]:
-    """Return the fields with which a response repeats its request."""
-    return {
-        "instructions": request.instructions,
-        "max_output_tokens": request.max_output_tokens,
-        "max_tool_calls": request.max_tool_calls,
-        "metadata": request.metadata or {},
-        "parallel_tool_calls": request.parallel_tool_calls is not False,
-        "previous_response_id": request.previous_response_id,
-        "prompt_cache_key": request.prompt_cache_key,
-        "reasoning": {"effort": None, "summary": None, **(request.reasoning or {})},
-        "safety_identifier": request.safety_identifier,
-        "service_tier": "default",
-        "store": request.store is not False,
-        "temperature": 1.0 if request.temperature is None else request.temperature,
-        "text": {"format": {"type": "text"}, **(request.text or {})},
-        "tool_choice": request.tool_choice or "auto",
-        "tools": request.tools or [],
-        "top_logprobs": request.top_logprobs or 0,
-        "top_p": 1.0 if request.top_p is None else request.top_p,
-        "truncation": "disabled",
-        "user": request.user,
-    }
+        instructions: Message = {"role": "system", "content": request.instructions}
+        return [instructions, *said.messages], [(1 + place, item) for place, item in said.references]
+    return said.messages, said.references

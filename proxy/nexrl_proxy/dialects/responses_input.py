@@ -45,14 +45,22 @@ class Item(Struct):
     output: Content = None
 
 
-def messages_of(items: str | Sequence[Item]) -> list[Message]:
+class Told(Struct, frozen=True):
+    """The input as chat messages."""
+
+    messages: list[Message]
+    references: list[tuple[int, str]] = []
+    """Items that stand there by their ids alone: to which message they belong, and the id."""
+
+
+def told_of(items: str | Sequence[Item]) -> Told:
     """Return the input as chat messages; raises ApiError naming the item that cannot be one."""
     if isinstance(items, str):
-        return [{"role": "user", "content": items}] if items else []
+        return Told([{"role": "user", "content": items}] if items else [])
     transcript = Transcript()
     for index, item in enumerate(items):
         transcript.add(item, f"input[{index}]")
-    return transcript.messages
+    return Told(transcript.messages, transcript.references)
 
 
 class Turn(Struct):
@@ -68,6 +76,7 @@ class Transcript:
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self.references: list[tuple[int, str]] = []
         self._turn: Turn | None = None
         self._turns: dict[str, Turn] = {}
 
@@ -82,11 +91,18 @@ class Transcript:
             case "function_call_output" | "custom_tool_call_output":
                 self._output(item, where)
             case "item_reference":
-                told = "is a reference: items are not kept here; send the item itself"
-                raise unsupported("input", f"{where} {told}")
+                self._reference(item, where)
             case kind:
                 told = f"is of type {kind!r}, which cannot be shown to the model: leave it out"
                 raise unsupported("input", f"{where} {told}")
+
+    def _reference(self, item: Item, where: str) -> None:
+        if reply_of(item.id) is None:
+            told = f"is a reference to {item.id!r}, which no response here had: send the item itself"
+            raise unsupported("input", f"{where} {told}")
+        message = self._assistant(item, None)
+        place = next(k for k in range(len(self.messages) - 1, -1, -1) if self.messages[k] is message)
+        self.references.append((place, item.id or ""))
 
     def _message(self, item: Item, where: str) -> None:
         text = text_of(item.content, where, "content")

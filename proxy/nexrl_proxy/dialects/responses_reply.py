@@ -4,13 +4,16 @@ Pure: one completion gives the same items whether the reply was streamed (`respo
 of every sampled token, markup included, and stand with the text.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nexrl_proxy.dialects import Ask, Choice, Opening, TokenText, Usage
+from nexrl_proxy.dialects import Ask, Choice, Opening, Stored, TokenText, Usage
 from nexrl_proxy.dialects.logprobs import listed
-from nexrl_proxy.dialects.responses_items import item_id, told
+from nexrl_proxy.dialects.responses_items import add_item, item_id, response_of, told
+from nexrl_proxy.dialects.responses_request import ResponsesRequest
 from nexrl_proxy.dialects.responses_tools import Named
 from nexrl_proxy.errors import ApiError
+from nexrl_proxy.messages import Message
 
 SERVER_ERROR = 500
 
@@ -22,6 +25,25 @@ class ResponsesAsk(Ask, frozen=True, kw_only=True):
     """Fields of the response object that repeat the request, defaults filled in."""
     names: dict[str, Named]
     """What the tools are called outside, by the name the model knows them by."""
+    references: Sequence[tuple[int, str]] = ()
+    """Items that stand in the input by their ids alone: to which message they belong, and the id."""
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Ids of the replies that the request names."""
+        return super().named | {response_of(item) or "" for _, item in self.references}
+
+    def whole(self, stored: Mapping[str, Stored | None]) -> list[Message]:
+        """Return the messages with the items that are referred to; raises ApiError naming one that is not there."""
+        if not self.references:
+            return self.messages
+        messages = list(map(dict, self.messages))
+        for place, item in self.references:
+            reply = stored.get(response_of(item) or "")
+            if reply is None or not add_item(messages[place], item, reply.choice.message):
+                told_so = f"input refers to {item!r}, which no response of this session has: send the item itself"
+                raise ApiError(told_so, param="input", code="item_not_found")
+        return messages
 
 
 class Shapes:
@@ -103,6 +125,31 @@ class Shapes:
             **self._shown,
             **ending,
         }
+
+
+def shown_of(request: ResponsesRequest, tools: list[Any]) -> dict[str, Any]:
+    """Return the fields with which a response repeats its request."""
+    return {
+        "instructions": request.instructions,
+        "max_output_tokens": request.max_output_tokens,
+        "max_tool_calls": request.max_tool_calls,
+        "metadata": request.metadata or {},
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
+        "previous_response_id": request.previous_response_id,
+        "prompt_cache_key": request.prompt_cache_key,
+        "reasoning": {"effort": None, "summary": None, **(request.reasoning or {})},
+        "safety_identifier": request.safety_identifier,
+        "service_tier": "default",
+        "store": request.store is not False,
+        "temperature": 1.0 if request.temperature is None else request.temperature,
+        "text": {"format": {"type": "text"}, **(request.text or {})},
+        "tool_choice": request.tool_choice or "auto",
+        "tools": tools,
+        "top_logprobs": request.top_logprobs or 0,
+        "top_p": 1.0 if request.top_p is None else request.top_p,
+        "truncation": "disabled",
+        "user": request.user,
+    }
 
 
 def status_of(choice: Choice) -> str:

@@ -4,10 +4,11 @@ What would change the result and is not supported is a 400 that names the parame
 tools `responses_tools`'.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from nexrl_proxy.dialects.common import MOST_LOGPROBS, Sampled, param_of
 from nexrl_proxy.dialects.responses_input import Item
@@ -41,7 +42,7 @@ class ResponsesRequest(Sampled, forbid_unknown_fields=True, kw_only=True):
     input: str | list[Item] | None = None
     instructions: str | None = None
     model: str = ""
-    tools: list[Any] | None = None
+    tools: Raw = Raw()
     tool_choice: str | dict[str, Any] | None = None
     previous_response_id: str | None = None
     store: bool | None = None
@@ -90,6 +91,15 @@ def request_of(body: bytes) -> ResponsesRequest:
     _refuse_unsupported(request)
     _refuse_out_of_range(request)
     return request
+
+
+@lru_cache(maxsize=256)
+def tools_of(raw: bytes) -> list[Any]:
+    """Return tool definitions, which agents send with every request: do not change what you get. Raises ApiError."""
+    try:
+        return msgspec.json.decode(raw, type=list[Any] | None) or [] if raw else []
+    except (msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise ApiError(f"tools: {error}", param="tools") from error
 
 
 def schema_of(text: dict[str, Any]) -> str | None:

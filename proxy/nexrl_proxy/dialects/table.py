@@ -27,4 +27,7 @@ DIALECTS: dict[str, Dialect] = {
     "/completions": CompletionsDialect(),
     "/messages": MessagesDialect(),
 }
-COUNTERS: dict[str, Counts] = {"/messages/count_tokens": MessagesDialect()}
+COUNTERS: dict[str, Counts] = {
+    "/messages/count_tokens": MessagesDialect(),
+    "/responses/input_tokens": ResponsesDialect(),
+}

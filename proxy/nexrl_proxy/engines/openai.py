@@ -15,7 +15,7 @@ from nexrl_proxy.engines.http import Upstream
 from nexrl_proxy.engines.spoken import Speech, decode
 from nexrl_proxy.errors import ApiError, unsupported
 
-NUMBERS = {
+NAMES = {
     "temperature": "temperature",
     "top_p": "top_p",
     "top_k": "top_k",
@@ -23,6 +23,8 @@ NUMBERS = {
     "frequency_penalty": "frequency_penalty",
     "presence_penalty": "presence_penalty",
     "repetition_penalty": "repetition_penalty",
+    "min_new_tokens": "min_tokens",
+    "ignore_eos": "ignore_eos",
     "sampling_seed": "seed",
 }
 """Parameters that override the client's; the others stand in its request already."""
@@ -86,7 +88,7 @@ def body_of(work: Work, model: str | None) -> bytes:
     """Return the request: the client's, for one choice, with the parameters that are in force."""
     given = _request(work)
     request = {name: value for name, value in given.items() if name not in OURS}
-    request |= {NUMBERS[name]: value for name, value in work.params.items() if name in NUMBERS}
+    request |= {NAMES[name]: value for name, value in work.params.items() if name in NAMES}
     if (limit := work.params.get("max_new_tokens")) is not None:
         request[next((name for name in LIMITS if name in given), LIMITS[0])] = limit
     if model is not None:

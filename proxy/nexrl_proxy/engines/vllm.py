@@ -155,8 +155,8 @@ def body_of(work: Work) -> bytes:
 def are_exact(params: dict[str, Any], *, processed: bool) -> bool:
     """Whether vLLM's logprobs are those of `log_softmax(logits / T)`, not renormalised after top_p, top_k or min_p.
 
-    Raw ones, its default, are taken before temperature, penalties, biases and grammars; processed ones after them,
-    and after top_p, top_k and min_p as well, which renormalises them.
+    Raw ones, its default, are taken before temperature, penalties, biases, least lengths and grammars; processed ones
+    after them, and after top_p, top_k and min_p as well, which renormalises them.
     Example: temperature 0.7 -> raw no, processed yes; top_p 0.9 -> raw yes, processed no.
     """
     changed = {name for name, neutral in NEUTRAL.items() if params.get(name, neutral) != neutral}
@@ -166,7 +166,8 @@ def are_exact(params: dict[str, Any], *, processed: bool) -> bool:
         changed.discard("temperature")  # greedy: both report the logprobs at temperature 1
     if processed:
         return changed.isdisjoint(_RESTRICT)
-    biased = bool(params.get("logit_bias")) or any(name in params for name in GRAMMARS)
+    barred = bool(params.get("min_new_tokens"))  # the tokens that would end the reply
+    biased = barred or bool(params.get("logit_bias")) or any(name in params for name in GRAMMARS)
     return not biased and changed.isdisjoint(("temperature", *_CHANGE))
 
 

@@ -4,7 +4,7 @@ Pure: randomness comes in as uniform numbers, so that a request with a seed of i
 batch. Logprobs are those of `log_softmax(logits / T)`, not renormalised after `top_p`, `top_k` or `min_p`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +30,20 @@ def sample(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[
         is_greedy = torch.tensor([p.greedy for p in params], device=logits.device)
         ids = torch.where(is_greedy, ids, drawn)
     return ids, logprobs.gather(1, ids[:, None])[:, 0]
+
+
+def bar(logits: Tensor, barred: Sequence[Collection[int]]) -> Tensor:
+    """Return logits [rows, vocabulary] under which no row draws one of its `barred` ids; logprobs are of the rest."""
+    rows = [row for row, ids in enumerate(barred) for _ in ids]
+    if not rows:
+        return logits
+    return logits.index_put(
+        (
+            torch.tensor(rows, device=logits.device),
+            torch.tensor([i for ids in barred for i in ids], device=logits.device),
+        ),
+        torch.tensor(-torch.inf, dtype=logits.dtype, device=logits.device),
+    )
 
 
 def _draw(weights: Tensor, uniforms: Tensor) -> Tensor:

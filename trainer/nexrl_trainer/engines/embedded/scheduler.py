@@ -22,7 +22,7 @@ from nexrl_trainer.engines.embedded.batch import Piece, in_order, lay_out
 from nexrl_trainer.engines.embedded.generation import Generation
 from nexrl_trainer.engines.embedded.model import SlotModel
 from nexrl_trainer.engines.embedded.placement import Placement, Slot, place
-from nexrl_trainer.engines.embedded.sampling import sample
+from nexrl_trainer.engines.embedded.sampling import bar, sample
 from nexrl_trainer.engines.embedded.stopping import Detokenise, abort_reason, finish_reason
 
 Command = Callable[[], None]
@@ -170,7 +170,8 @@ class Scheduler:
         if not generations:
             return
         uniforms = [generation.uniform(self._random) for generation in generations]
-        ids, logprobs = sample(logits, [generation.params for generation in generations], uniforms)
+        barred = [generation.rule.barred(len(generation.versions)) for generation in generations]
+        ids, logprobs = sample(bar(logits, barred), [generation.params for generation in generations], uniforms)
         for generation, token, logprob in zip(generations, ids.tolist(), logprobs.tolist(), strict=True):
             if not math.isfinite(logprob):
                 self._fail([generation], f"the logits of weight version {self.weight_version} are not finite")

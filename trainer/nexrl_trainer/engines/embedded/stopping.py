@@ -17,6 +17,11 @@ class StopRule(Struct, frozen=True):
     window: int
     """How many of the last tokens can hold a match that the newest token completed."""
     max_new_tokens: int
+    min_new_tokens: int = 0
+
+    def barred(self, drawn: int) -> frozenset[int]:
+        """Return the tokens that cannot be drawn behind `drawn` others, because they would end the request too soon."""
+        return self.token_ids if drawn < self.min_new_tokens else frozenset()
 
 
 def stop_rule(params: SamplingParams, *, eos: frozenset[int], room: int) -> StopRule:
@@ -28,6 +33,7 @@ def stop_rule(params: SamplingParams, *, eos: frozenset[int], room: int) -> Stop
         # A token is at least one byte, so a match spans at most as many tokens as it has bytes.
         window=max((len(string.encode()) for string in strings), default=0) + _MARGIN,
         max_new_tokens=min(params.max_new_tokens, room),
+        min_new_tokens=params.min_new_tokens,
     )
 
 

@@ -25,6 +25,8 @@ class SamplingParams(Struct, frozen=True, forbid_unknown_fields=True):
     """How the next token is drawn, and when to stop."""
 
     max_new_tokens: int = 128
+    min_new_tokens: int = 0
+    """Until so many are drawn, no token that would end the request can be."""
     temperature: float = 1.0
     """0 is greedy; its logprobs are those at temperature 1."""
     top_p: float = 1.0
@@ -43,6 +45,8 @@ class SamplingParams(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Raise ValueError, which msgspec reports with the path, where a value cannot be honoured."""
         _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "use 1 or more")
+        remedy = "use 0 to max_new_tokens"
+        _require(0 <= self.min_new_tokens <= self.max_new_tokens, "min_new_tokens", self.min_new_tokens, remedy)
         _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "use 0 (greedy) or more")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "use more than 0 and at most 1")
         _require(self.top_k == -1 or self.top_k >= 1, "top_k", self.top_k, "use 1 or more, or -1 for all tokens")
