@@ -6,7 +6,7 @@ So the core imports no room, and a light installation still says what a missing 
 import contextlib
 import sys
 from collections.abc import Generator
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated
 
 import typer
@@ -45,6 +45,17 @@ def key(
     typer.echo(made)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"nexrl {version('nexrl')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version of NexRL.")
+]
+
+
 def build(arguments: list[str]) -> typer.Typer:
     """Return the application; where the first argument names a command, only that room is imported."""
     app = typer.Typer(
@@ -55,12 +66,16 @@ def build(arguments: list[str]) -> typer.Typer:
         add_completion=False,
     )
     # A typer application with a single command drops the command's name; a callback keeps it.
-    app.callback()(lambda: None)
+    app.callback()(_whole)
     found = {point.name: point for point in entry_points(group=GROUP)}
     chosen = found.keys() & set(arguments[:1]) or found.keys()
     for name in sorted(chosen):
         _add(app, found[name])
     return app
+
+
+def _whole(*, version: Version = False) -> None:
+    """Take the options that are no command's."""
 
 
 def run(app: typer.Typer, arguments: list[str]) -> None:

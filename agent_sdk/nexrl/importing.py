@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from nexrl.blame import blamed
 from nexrl.errors import ConfigError
 
 
@@ -27,5 +28,7 @@ def import_file(path: Path, kind: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{kind} {path} does not import: {type(error).__name__}: {error}") from error
+        missing = isinstance(error, ModuleNotFoundError)
+        remedy = f"; it is imported by {sys.executable}: install it there" if missing else ""
+        raise ConfigError(f"{kind} {path} does not import: {blamed(error, path.parent)}{remedy}") from error
     return module

@@ -129,10 +129,24 @@ def admin_key(directory: Path | None) -> str:
     """
     key = os.environ.get(ADMIN_KEY_VARIABLE) or (_kept_key(directory) if directory else "")
     if not key:
-        raise ConfigError(f"no admin key: set {ADMIN_KEY_VARIABLE}")
+        raise ConfigError(
+            f"no admin key: set {ADMIN_KEY_VARIABLE} to that of the service; one that was started without it keeps its "
+            f"own in its --data directory: export {ADMIN_KEY_VARIABLE}=$(cat DATA/{ADMIN_KEY_FILE})"
+        )
     if len(key) < SHORTEST_ADMIN_KEY:
         raise ConfigError(f"{ADMIN_KEY_VARIABLE} has {len(key)} characters: use {SHORTEST_ADMIN_KEY} or more")
     return key
+
+
+def kept_key_note(directory: Path) -> str | None:
+    """Return where the admin key of a service with this data directory lies, for people; None where they gave it."""
+    if os.environ.get(ADMIN_KEY_VARIABLE):
+        return None
+    file = directory / ADMIN_KEY_FILE
+    return (
+        f"{ADMIN_KEY_VARIABLE} is not set: the admin key is kept in {file}; "
+        f"for other services and commands, export {ADMIN_KEY_VARIABLE}=$(cat {file})"
+    )
 
 
 def new_admin_key() -> str:

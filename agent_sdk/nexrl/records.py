@@ -93,7 +93,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     status: Literal["completed", "failed"]
     reason: str = ""
-    """Why it failed, for people: `agent: exit code 3`, `timeout after 60 s`, `reward: ZeroDivisionError`."""
+    """Why it failed, for people: `agent: exit code 3`, `timeout after 60 s`, `reward: ZeroDivisionError`; or what cut a
+    completed one off: `cut off after 32 turns`."""
     rewards: list[Reward] = []
     final: bool = True
     """False: another attempt at the same rollout follows, and this one does not count."""
@@ -131,6 +132,8 @@ class Call(Struct, frozen=True, kw_only=True):
     """False where the engine gave no token ids; such a call is shown and left out of training."""
     other_model: bool = False
     """Another model answered than the one that may be trained, because the agent asked for it: no drift."""
+    policy: str = ""
+    """Which of several models that learn sampled it, by the name it has in its run; empty for the run's first."""
     drift: str | None = None
     """Why the prompt opened a new chain although the session held one it could have extended."""
     agent: str | None = None
@@ -154,6 +157,8 @@ class Call(Struct, frozen=True, kw_only=True):
     """Arguments for the chat template (`enable_thinking`, ...)."""
     instructed: bool = False
     """The first message is instructions, which a request that goes on from the reply by its id does not inherit."""
+    stored: bool = False
+    """Later requests may name the reply by its id: go on from it, read it."""
     reply: dict[str, Any] = {}
     """The assistant message as it was returned."""
     malformed_tool_call: bool = False
@@ -197,8 +202,16 @@ class Sequence(Struct, frozen=True, kw_only=True):
     """Ids of the calls along the chain, first to last."""
     agent: str | None = None
     """The sub-agent that made the first of them."""
+    policy: str = ""
+    """The model that sampled all of them: see `Call.policy`."""
     turns: list[Turn] = []
     """One per call of the chain, in the same order."""
+
+
+INEXACT = "inexact"
+MISSING_PARENT = "missing-parent"
+GREEDY = "greedy"
+"""Why a call cannot be trained; any other reason is why it opened a new chain."""
 
 
 class Drift(Struct, frozen=True, kw_only=True):

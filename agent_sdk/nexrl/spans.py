@@ -29,9 +29,9 @@ _CONVENTIONS = {
 }
 """The attributes of sampling parameters that the GenAI conventions name."""
 TEXTS = frozenset(
-    {at.SESSION, at.PARENT, at.DRIFT, at.AGENT_NAME, at.GROUP, at.REQUEST_MODEL, at.DIALECT, at.RESPONSE_ID}
+    {at.SESSION, at.PARENT, at.DRIFT, at.AGENT_NAME, at.GROUP, at.REQUEST_MODEL, at.DIALECT, at.RESPONSE_ID, at.POLICY}
 )
-FLAGS = frozenset({at.EXACT, at.MALFORMED_TOOL_CALL, at.INSTRUCTED, at.OTHER_MODEL})
+FLAGS = frozenset({at.EXACT, at.MALFORMED_TOOL_CALL, at.INSTRUCTED, at.STORED, at.OTHER_MODEL})
 """Attributes of a call that hold text, and truth values, wherever they stand."""
 _dicts = msgspec.json.Decoder(list[dict[str, Any]])
 _dict = msgspec.json.Decoder(dict[str, Any])
@@ -72,7 +72,9 @@ def span_bytes(call: Call, *, prompt_tokens: int, trace_id: bytes | None = None,
         at.GROUP: call.group,
         at.SAMPLING: msgspec.json.encode(call.sampling).decode() if call.sampling else None,
         at.INSTRUCTED: call.instructed or None,
+        at.STORED: call.stored or None,
         at.OTHER_MODEL: call.other_model or None,
+        at.POLICY: call.policy or None,
         at.TEMPLATE: msgspec.json.encode(call.template).decode() if call.template else None,
         at.TOOL_DEFINITIONS: None if call.tools is None else msgspec.json.encode(call.tools).decode(),
     }
@@ -193,8 +195,10 @@ def _decode(span: Span, values: Mapping[str, Any]) -> Call:
         sampling=_dict.decode(values.get(at.SAMPLING, "{}")),
         template=_dict.decode(values.get(at.TEMPLATE, "{}")),
         instructed=bool(values.get(at.INSTRUCTED)),
+        stored=bool(values.get(at.STORED)),
         exact=values[at.EXACT],
         other_model=bool(values.get(at.OTHER_MODEL)),
+        policy=values.get(at.POLICY, ""),
         drift=values.get(at.DRIFT),
         agent=values.get(at.AGENT_NAME),
         group=values.get(at.GROUP),

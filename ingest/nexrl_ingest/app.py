@@ -50,9 +50,12 @@ def make_app(*, store: Store, admin_key: str) -> web.Application:
 
 @web.middleware
 async def _counted(request: web.Request, handler: Handler) -> web.StreamResponse:
-    response = await handler(request)
     figures = request.app[FIGURES]
-    figures["requests"] += 1
+    try:
+        response = await handler(request)
+    finally:
+        # Also where its client has gone, and nobody is answered.
+        figures["requests"] += 1
     if response.status >= HTTPStatus.BAD_REQUEST:
         figures[_KINDS.get(response.status, "refused")] += 1
     return response

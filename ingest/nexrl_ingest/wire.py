@@ -196,6 +196,8 @@ class SessionSummary(Struct, frozen=True, kw_only=True):
     """None for a session nobody planned."""
     group: str | None
     status: Status
+    reason: str
+    """Why it failed, or what cut it off; empty where neither is so."""
     calls: int
     rewards: dict[str, float]
     tags: dict[str, str]

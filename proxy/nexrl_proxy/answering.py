@@ -16,6 +16,7 @@ from nexrl_proxy.dialects import Answer, TokenText, Usage
 from nexrl_proxy.draw import Running
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.reading import Delta
+from nexrl_proxy.refused import REFUSALS
 from nexrl_proxy.sampling import Outcome
 
 STREAM_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -219,7 +220,9 @@ async def delivered(
         outcomes = await asyncio.shield(work.task)
         return await work.reply.end(outcomes)
     except ApiError as error:
-        return await work.reply.fail(error)
+        response = await work.reply.fail(error)
+        request.app[REFUSALS].note(session, error)
+        return response
     except (asyncio.CancelledError, ConnectionError):
         work.reply.detach()
         if RETRY_HEADER in request.headers and not work.reply.delivered:

@@ -1,13 +1,12 @@
 """The HTTP server agents call: collaborators and a route table. A handler is decode, plan, act, reply.
 
 Dialects decide shapes, `attribution` who called, `planning` what is asked, `sampling` what comes back. What operators
-ask is `operating`. Served by `serve`, or by a test.
+ask is `operating`, what agents ask of replies that they got `retrieving`. Served by `serve`, or by a test.
 """
 
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -23,6 +22,8 @@ from nexrl_proxy.models import Models
 from nexrl_proxy.operating import ACCESS, ENDED, MODELS, RECORDER, RETRIES, Access, add_routes
 from nexrl_proxy.packing import unpacked
 from nexrl_proxy.recorder import Recorder
+from nexrl_proxy.refused import REFUSALS, Refusals
+from nexrl_proxy.retrieving import Retrieving
 
 PREFIXES = ("/v1", "/s/{attempt}/v1")
 BODY_TIMEOUT_S = 60.0
@@ -43,14 +44,16 @@ def make_app(
 ) -> web.Application:
     """Return the proxy; `model` is the name that `/v1/models` lists for the own model."""
     limits = limits or Limits()
-    app = web.Application(client_max_size=limits.body_bytes, middlewares=[errors_as_answers])
+    app = web.Application(client_max_size=limits.body_bytes, middlewares=[errors_as_answers, errors_remembered])
     app[MODELS], app[RECORDER], app[RETRIES] = models, recorder, Retries()
-    app[ACCESS], app[LIMITS], app[MODEL], app[ENDED] = access, limits, model, Ended()
+    app[ACCESS], app[LIMITS], app[MODEL], app[ENDED], app[REFUSALS] = access, limits, model, Ended(), Refusals()
+    retrieving = Retrieving(caller_of_request, model)
     for prefix in PREFIXES:
         for path, dialect in DIALECTS.items():
             app.router.add_post(prefix + path, completions(dialect))
         for path, dialect in COUNTERS.items():
             app.router.add_post(prefix + path, counted(dialect))
+        retrieving.add_routes(app.router, prefix)
         app.router.add_get(f"{prefix}/models", listed)
         app.router.add_get(f"{prefix}/models/{{model:.+}}", model_named)
     app.router.add_get("/", reachable)
@@ -86,7 +89,7 @@ async def begun(request: web.Request, dialect: Dialect, ask: Ask, caller: Caller
     opening = Opening(
         response=plan.response,
         model=ask.model or request.app[MODEL],
-        created=int(time.time()),
+        created=plan.created,
         prompt_tokens=plan.prompt_tokens,
     )
     reply = Reply(dialect.answer(ask, opening), stream=ask.stream)
@@ -126,7 +129,7 @@ async def read(request: web.Request) -> bytes:
 
 async def listed(request: web.Request) -> web.StreamResponse:
     caller_of_request(request)
-    names = [request.app[MODEL], *request.app[MODELS].others]
+    names = [request.app[MODEL], *request.app[MODELS].names]
     return json_response({"object": "list", "data": [_model(name) for name in names]})
 
 
@@ -150,21 +153,56 @@ async def errors_as_answers(request: web.Request, handler: Handler) -> web.Strea
     """Answer errors in the shape of the route's dialect."""
     try:
         return await handler(request)
-    except ApiError as error:
-        headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else None
-        return json_response(_dialect(request).error(error), status=error.status, headers=headers)
-    except web.HTTPException as error:
-        told = f"{request.method} {request.path}: {error.reason}{_base_url_hint(request.path)}"
-        described = ApiError(told, status=error.status)
-        allowed = {"allow": error.headers["allow"]} if "allow" in error.headers else None
-        return json_response(_dialect(request).error(described), status=error.status, headers=allowed)
-    except RecursionError:
-        return json_response(_dialect(request).error(too_deep()), status=too_deep().status)
+    except (ApiError, web.HTTPException, RecursionError) as error:
+        return _answer(request, error)
     except ConnectionError:
         raise
-    except Exception:  # a bug is logged and answered, and the others are served on
+    except Exception as error:  # a bug is logged and answered, and the others are served on
         log.exception("%s %s failed", request.method, request.path)
-        return json_response(_dialect(request).error(broken()), status=broken().status)
+        return _answer(request, error)
+
+
+@web.middleware
+async def errors_remembered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Keep errors with the attempts that get them; operators ask as none."""
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise
+    except Exception as error:
+        if request.method == "POST" and not request.path.startswith("/api/"):
+            with contextlib.suppress(ApiError):
+                request.app[REFUSALS].note(caller_of_request(request).session, _told(request, error))
+        raise
+
+
+def _answer(request: web.Request, error: Exception) -> web.Response:
+    told = _told(request, error)
+    return json_response(_dialect(request).error(told), status=told.status, headers=_headers(error))
+
+
+def _told(request: web.Request, error: Exception) -> ApiError:
+    """Return what a client is told of what was raised."""
+    match error:
+        case ApiError():
+            return error
+        case web.HTTPException():
+            told = f"{request.method} {request.path}: {error.reason}{_base_url_hint(request.path)}"
+            return ApiError(told, status=error.status)
+        case RecursionError():
+            return too_deep()
+        case _:
+            return broken()
+
+
+def _headers(error: Exception) -> dict[str, str] | None:
+    match error:
+        case ApiError(retry_after_s=int(seconds)):
+            return {"retry-after": str(seconds)}
+        case web.HTTPException() if "allow" in error.headers:
+            return {"allow": error.headers["allow"]}
+        case _:
+            return None
 
 
 def _base_url_hint(path: str) -> str:

@@ -12,6 +12,7 @@ from msgspec import Struct
 from nexrl.errors import ConfigError
 from nexrl_proxy.app import make_app
 from nexrl_proxy.conversation import Sessions
+from nexrl_proxy.deleted import NAME, Deleted
 from nexrl_proxy.draining import DRAIN_S
 from nexrl_proxy.engines.kinds import Serving, engines_of
 from nexrl_proxy.engines.pool import Pool
@@ -19,7 +20,8 @@ from nexrl_proxy.limits import BODY_MB, Limits
 from nexrl_proxy.models import Model, Models, Other, other_model
 from nexrl_proxy.operating import Access
 from nexrl_proxy.parsers.choose import Parsers
-from nexrl_proxy.planning import Planner, Plans
+from nexrl_proxy.planning import Planner
+from nexrl_proxy.policies import Policy
 from nexrl_proxy.policy import SamplingPolicy
 from nexrl_proxy.prompting import HistoryPolicy
 from nexrl_proxy.recorder import Recorder
@@ -28,7 +30,7 @@ from nexrl_proxy.restoring import Restorer
 from nexrl_proxy.sampling import Reading, Sampler
 from nexrl_proxy.spoken_planning import SpokenPlanner
 from nexrl_proxy.spool import Spool
-from nexrl_proxy.template import template_of
+from nexrl_proxy.template import refuse_no_model, template_of
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -41,8 +43,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     data: Path
     access: Access
     served_model: str
+    policies: dict[str, Policy] = {}
+    """Models beside it that learn too, by their names."""
     others: dict[str, Other] = {}
-    """Models beside it, by their names."""
+    """Models beside it that do not."""
     tool_parser: str = "auto"
     reasoning_parser: str = "auto"
     policy: SamplingPolicy = SamplingPolicy()
@@ -55,31 +59,46 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Its directory in `data`."""
 
 
-def app_of(settings: Settings, reading: Reading | None, http: aiohttp.ClientSession) -> web.Application:
+Readings = dict[str, Reading]
+"""What completions of each model that learns are read with, by `Call.policy`; empty for engines that return text."""
+
+
+def app_of(settings: Settings, readings: Readings, http: aiohttp.ClientSession) -> web.Application:
     """Return the proxy; `http` reaches ingest. Raises ConfigError."""
-    key, sessions = settings.access.admin_key, Sessions()
-    pool = Pool(engines_of(settings.engine, settings.serving))
+    key = settings.access.admin_key
     recorder = Recorder(Spool(settings.data / settings.spool), ingest=settings.ingest, admin_key=key, http=http)
-    sampler = Sampler(pool=pool, reading=reading, recorder=recorder, sessions=sessions)
-    planner: Plans = SpokenPlanner(sessions=sessions, policy=settings.policy)
-    if reading:
+    deleted = Deleted(settings.data / NAME)
+
+    def made(engine: str, of: str = "") -> Model:
+        sessions, reading = Sessions(), readings.get(of)
+        pool = Pool(engines_of(engine, settings.serving))
+        sampler = Sampler(pool=pool, reading=reading, recorder=recorder, sessions=sessions)
+        if reading is None:
+            return Model(SpokenPlanner(sessions=sessions, policy=settings.policy), sampler)
+        restorer = Restorer(
+            ingest=settings.ingest,
+            admin_key=key,
+            renderer=reading.renderer,
+            http=http,
+            deleted=deleted,
+            delivered=recorder.flush,
+            of=of,
+        )
         planner = Planner(
             renderer=reading.renderer,
             parsers=reading.parsers,
             sessions=sessions,
-            restorer=Restorer(
-                ingest=settings.ingest,
-                admin_key=key,
-                renderer=reading.renderer,
-                http=http,
-                delivered=recorder.flush,
-            ),
+            restorer=restorer,
             policy=settings.policy,
             history=settings.history,
+            of=of,
         )
+        return Model(planner, sampler)
+
+    policies = {name: made(policy.engine, of=name) for name, policy in settings.policies.items()}
     others = {name: other_model(name, other, recorder) for name, other in settings.others.items()}
     return make_app(
-        models=Models(Model(planner, sampler), others),
+        models=Models(made(settings.engine), others, policies),
         recorder=recorder,
         access=settings.access,
         model=settings.served_model,
@@ -87,13 +106,19 @@ def app_of(settings: Settings, reading: Reading | None, http: aiohttp.ClientSess
     )
 
 
-def reading_of(settings: Settings) -> Reading | None:
-    """Load what completions are read with, None for engines that return text; raises ConfigError."""
+def readings_of(settings: Settings) -> Readings:
+    """Load what completions are read with; raises ConfigError."""
     if settings.serving.kind == "openai":
-        return None
+        if settings.policies:
+            raise ConfigError("--policies: what an OpenAI upstream says is not trained; name it in --models")
+        return {}
     if settings.model is None:
         raise ConfigError("--model is missing: give the directory of the model the engine serves")
-    parsers = Parsers(
-        tools=settings.tool_parser, reasoning=settings.reasoning_parser, template=template_of(settings.model)
-    )
-    return Reading(Renderer(settings.model, markers=parsers.markers, endings=parsers.endings), parsers)
+    folders = {"": settings.model, **{name: Path(policy.model) for name, policy in settings.policies.items()}}
+    return {name: _reading(settings, folder) for name, folder in folders.items()}
+
+
+def _reading(settings: Settings, model: Path) -> Reading:
+    refuse_no_model(model)
+    parsers = Parsers(tools=settings.tool_parser, reasoning=settings.reasoning_parser, template=template_of(model))
+    return Reading(Renderer(model, markers=parsers.markers, endings=parsers.endings), parsers)

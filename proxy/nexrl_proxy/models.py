@@ -1,8 +1,8 @@
 """The models that one proxy answers for: its own, which may be trained, and others beside it, asked by their names.
 
-The others are OpenAI upstreams whose weights nobody here changes: a judge, a planner, somebody who plays the user.
-Their calls are recorded with the session that made them, as inexact, so that nothing of them is trained. Any name that
-is none of theirs means the own model.
+Of these some learn too (`policies.py`). The others are OpenAI upstreams whose weights nobody here changes: a judge, a
+planner, somebody who plays the user. Their calls are recorded with the session that made them, as inexact, so that
+nothing of them is trained. Any name that nobody has means the own model.
 """
 
 import os
@@ -15,8 +15,10 @@ from msgspec import Struct
 
 from nexrl.errors import ConfigError
 from nexrl_proxy.conversation import Sessions
+from nexrl_proxy.dialects import Stored
 from nexrl_proxy.engines.kinds import Serving, engines_of
 from nexrl_proxy.engines.pool import Pool
+from nexrl_proxy.engines.pools import Pools
 from nexrl_proxy.planning import Plans
 from nexrl_proxy.recorder import Recorder
 from nexrl_proxy.sampling import Sampler
@@ -44,13 +46,43 @@ class Model(Struct, frozen=True, eq=False):
 class Models:
     """All of them; use `start` and `stop` around their life."""
 
-    def __init__(self, own: Model, others: Mapping[str, Model] | None = None) -> None:
+    def __init__(
+        self, own: Model, others: Mapping[str, Model] | None = None, policies: Mapping[str, Model] | None = None
+    ) -> None:
+        """`policies` learn, as the own one may, `others` do not."""
+        policies = policies or {}
         self.own = own
-        self.others = dict(others or {})
+        self._beside = {**policies, **(others or {})}
+        self.pools = Pools([model.sampler.pool for model in (own, *policies.values())])
+        """Of the models whose weights change."""
+
+    @property
+    def names(self) -> list[str]:
+        """Those of all models beside the own one."""
+        return list(self._beside)
+
+    @property
+    def sessions(self) -> int:
+        """How many conversations are in memory, each model's counted for itself."""
+        return sum(len(sampler.sessions) for sampler in self._samplers())
 
     def named(self, name: str | None) -> Model:
         """Return the model that a request asks for."""
-        return self.others.get(name, self.own) if name else self.own
+        return self._beside.get(name, self.own) if name else self.own
+
+    async def stored(self, session: str, response: str) -> Stored | None:
+        """Return a reply that any of them gave in a session, where requests may name it."""
+        for planner in self._planners():
+            if found := await planner.stored(session, response):
+                return found
+        return None
+
+    async def delete(self, session: str, response: str) -> bool:
+        """Let no request name a reply of a session any longer; returns whether one could. Raises ApiError."""
+        for planner in self._planners():
+            if await planner.delete(session, response):
+                return True
+        return False
 
     def start(self) -> None:
         for sampler in self._samplers():
@@ -81,9 +113,15 @@ class Models:
         """Return what was counted, of all models together."""
         return sum((Counter(sampler.counters) for sampler in self._samplers()), Counter[str]())
 
+    def _planners(self) -> Iterator[Plans]:
+        """Yield the own model's last: it may have to ask ingest."""
+        for other in self._beside.values():
+            yield other.planner
+        yield self.own.planner
+
     def _samplers(self) -> Iterator[Sampler]:
         yield self.own.sampler
-        for other in self.others.values():
+        for other in self._beside.values():
             yield other.sampler
 
 

@@ -16,6 +16,7 @@ from nexrl_proxy.ended import Ended
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.models import Models
 from nexrl_proxy.recorder import Recorder
+from nexrl_proxy.refused import REFUSALS
 
 FLUSH_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 600.0
@@ -55,7 +56,10 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def flush(request: web.Request) -> web.StreamResponse:
-    """Wait until every call of an attempt is with ingest, and forget the session; with `end` its key is spent."""
+    """Wait until every call of an attempt is with ingest, and forget the session; with `end` its key is spent.
+
+    Says how many calls are recorded, and how many requests got an error instead.
+    """
     require_admin(request.headers, request.app[ACCESS].admin_key)
     attempt = request.match_info["attempt"]
     models, recorder = request.app[MODELS], request.app[RECORDER]
@@ -67,24 +71,25 @@ async def flush(request: web.Request) -> web.StreamResponse:
     try:
         async with asyncio.timeout(timeout_s):
             await models.settled(attempt)
-            calls = await recorder.flush(attempt, timeout_s)
+            recorded = await recorder.flush(attempt, timeout_s)
     except TimeoutError as error:
         waiting = f"{recorder.pending(attempt)} spans not acknowledged, {models.running(attempt)} requests running"
         message = f"session {attempt!r}: {waiting} after {timeout_s:g} s; is ingest up? Flush again"
         raise ApiError(message, status=504, kind="timeout_error", code="flush_timeout") from error
     models.forget(attempt)
-    return json_response({"calls": calls})
+    refused = request.app[REFUSALS].of(attempt)
+    return json_response({"calls": recorded.calls, "of_other_models": recorded.of_other_models, "refused": refused})
 
 
 async def hold(request: web.Request) -> web.StreamResponse:
     """Let new requests wait; with `drain_s`, return once nothing runs, or say that something still does."""
     require_admin(request.headers, request.app[ACCESS].admin_key)
-    pool = request.app[MODELS].own.sampler.pool
-    pool.hold()
+    pools = request.app[MODELS].pools
+    pools.hold()
     drained = (
-        await pool.drain(_seconds(request, DRAIN_TIMEOUT_S, name="drain_s")) if "drain_s" in request.query else False
+        await pools.drain(_seconds(request, DRAIN_TIMEOUT_S, name="drain_s")) if "drain_s" in request.query else False
     )
-    return json_response({"held": True, "drained": drained, "running": pool.running})
+    return json_response({"held": True, "drained": drained, "running": pools.running})
 
 
 async def release(request: web.Request) -> web.StreamResponse:
@@ -93,13 +98,13 @@ async def release(request: web.Request) -> web.StreamResponse:
     given = request.query.get("weight_version", "")
     if given and not given.isdigit():
         raise ApiError(f"weight_version={given!r}: give a whole number", param="weight_version")
-    request.app[MODELS].own.sampler.pool.release(weight_version=int(given) if given else None)
+    request.app[MODELS].pools.release(weight_version=int(given) if given else None)
     return json_response({"held": False})
 
 
 async def stats(request: web.Request) -> web.StreamResponse:
     require_admin(request.headers, request.app[ACCESS].admin_key)
-    return json_response({**figures(request.app), **request.app[MODELS].own.sampler.pool.describe()})
+    return json_response({**figures(request.app), **request.app[MODELS].pools.describe()})
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
@@ -119,15 +124,14 @@ async def health(_: web.Request) -> web.StreamResponse:
 def figures(app: web.Application) -> dict[str, int]:
     """Return the counters and the state of this process."""
     models, recorder = app[MODELS], app[RECORDER]
-    own = models.own.sampler
-    pool = own.pool.describe()
+    pools = models.pools.describe()
     now = {
-        "sessions": len(own.sessions),
+        "sessions": models.sessions,
         "running": models.running(),
         "pending": recorder.pending(),
-        "waiting": pool["waiting"],
-        "held": int(pool["held"]),
-        "healthy_engines": sum(engine["healthy"] for engine in pool["engines"]),
+        "waiting": pools["waiting"],
+        "held": int(pools["held"]),
+        "healthy_engines": sum(engine["healthy"] for engine in pools["engines"]),
         "torn": recorder.torn,
         "folded": app[RETRIES].folded,
     }

@@ -4,6 +4,7 @@ Which conversation this is, what the prompt's tokens are, which parameters are i
 engines that render messages themselves, `spoken_planning` decides the little that is left.
 """
 
+import time
 from collections import OrderedDict
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from msgspec import Struct
 from nexrl.keys import mode_of
 from nexrl_proxy.attribution import Caller
 from nexrl_proxy.conversation import History, Session, Sessions, history_of, remember, setting_of
-from nexrl_proxy.dialects import Ask, Dialect
+from nexrl_proxy.dialects import Ask, Dialect, Stored
 from nexrl_proxy.errors import ApiError, too_long, unsupported
 from nexrl_proxy.grammar import json_or_call
 from nexrl_proxy.ids import new_id
@@ -36,6 +37,10 @@ class Restores(Protocol):
         """Return it; an empty one where there is none."""
         ...
 
+    def delete(self, response: str) -> None:
+        """Let no session have a reply again; raises ApiError where that cannot be kept."""
+        ...
+
 
 class Plan(Struct, frozen=True, kw_only=True, eq=False):
     """A request with its prompts: all that is decided before anything is sampled."""
@@ -44,6 +49,8 @@ class Plan(Struct, frozen=True, kw_only=True, eq=False):
     caller: Caller
     response: str
     """The id of the reply."""
+    created: int
+    """Unix time in seconds."""
     call_prefix: str
     talk: Talk | None
     """None for raw prompts."""
@@ -55,6 +62,8 @@ class Plan(Struct, frozen=True, kw_only=True, eq=False):
     """`max_new_tokens` for each prompt; None: the upstream's own."""
     other_model: bool = False
     """It is asked of another model than the proxy's own."""
+    of: str = ""
+    """Which of several models that learn it is asked of: see `Call.policy`."""
     request: bytes | None = None
     """The request as a chat completion, for engines that render messages themselves."""
 
@@ -74,6 +83,14 @@ class Plans(Protocol):
         """Return how many tokens the request's prompt has; raises ApiError where that cannot be said."""
         ...
 
+    async def stored(self, attempt: str, response: str) -> Stored | None:
+        """Return a reply of a session, where requests may name it."""
+        ...
+
+    async def delete(self, attempt: str, response: str) -> bool:
+        """Let no request name a reply of a session any longer; returns whether one could. Raises ApiError."""
+        ...
+
 
 class Planner:
     """Plans requests for engines that take token ids; its collaborators are shared by all of them."""
@@ -87,7 +104,10 @@ class Planner:
         restorer: Restores | None = None,
         policy: SamplingPolicy | None = None,
         history: HistoryPolicy = "append",
+        of: str = "",
     ) -> None:
+        """`of` is the model's name where there are several that learn (`Call.policy`)."""
+        self._of = of
         self._renderer = renderer
         self._parsers = parsers
         self._sessions = sessions
@@ -104,15 +124,19 @@ class Planner:
         if "json_schema" in params and talk and ask.tools and ask.may_call:
             params = self._formed(ask, prompts[0], params)
         limit = params.pop("max_new_tokens", None) if ask.max_tokens is None else ask.max_tokens
+        limits = [self._limit(prompt, limit) for prompt in prompts]
+        refuse_out_of_reach(params.get("min_new_tokens", 0), min(limits))
         return Plan(
             ask=ask,
             caller=caller,
             response=f"{dialect.response_prefix}{new_id()}",
+            created=int(time.time()),
             call_prefix=dialect.call_prefix,
             talk=talk,
             prompts=prompts,
             params=params,
-            limits=[self._limit(prompt, limit) for prompt in prompts],
+            limits=[*limits],
+            of=self._of,
         )
 
     async def count(self, ask: Ask, caller: Caller) -> int:
@@ -120,11 +144,29 @@ class Planner:
         _, prompts = await self._prompts(ask, caller)
         return sum(len(prompt.ids) for prompt in prompts)
 
+    async def stored(self, attempt: str, response: str) -> Stored | None:
+        """Return a reply of a session, read back where it is not in memory."""
+        session = self._sessions.known(attempt)
+        if session is None or response not in session.responses:
+            if self._restorer is None or (session and session.whole):
+                return None
+            session = await self._whole(attempt)
+        return session.responses.get(response)
+
+    async def delete(self, attempt: str, response: str) -> bool:
+        """Let no request name a reply of a session any longer; raises ApiError."""
+        if await self.stored(attempt, response) is None:
+            return False
+        if self._restorer:
+            self._restorer.delete(response)
+        self._sessions.get(attempt).store(response, None)
+        return True
+
     async def _prompts(self, ask: Ask, caller: Caller) -> tuple[Talk | None, list[Prompt]]:
         """Return the conversation and its prompts; a session that lacks what they go on from is read back first."""
         session = self._sessions.get(caller.session)
         may_lack = self._restorer is not None and not session.whole and _goes_on(ask)
-        if not (may_lack and ask.previous is not None and ask.previous not in session.responses):
+        if not (may_lack and ask.named.difference(session.responses)):
             talk, prompts = self._found(ask, session)
             if not may_lack or all(prompt.parent and not prompt.drift for prompt in prompts):
                 return talk, prompts
@@ -241,6 +283,15 @@ class Planner:
                 raise ApiError(
                     f"logit_bias: {token!r} is no token id; the model has 0 to {size - 1}", param="logit_bias"
                 )
+
+
+def refuse_out_of_reach(least: int, most: int) -> None:
+    """Raise ApiError where a reply has to be longer than it may be."""
+    if least > most:
+        raise ApiError(
+            f"min_tokens is {least}, and the reply has at most {most} tokens: lower it, or raise the limit",
+            param="min_tokens",
+        )
 
 
 def _goes_on(ask: Ask) -> bool:

@@ -49,6 +49,20 @@ class Kept(Struct, frozen=True, array_like=True):
     session: str
     span: bytes
     """OTLP."""
+    other_model: bool = False
+    """See `Call.other_model`."""
+
+
+class Recorded(Struct, frozen=True):
+    """How many calls of a session are kept."""
+
+    calls: int = 0
+    of_other_models: int = 0
+    """Of these, the ones that none of the models answered that may be trained."""
+
+    def plus(self, number: int, *, other_model: bool) -> "Recorded":
+        """Return what it is with so many more calls."""
+        return Recorded(self.calls + number, self.of_other_models + number * other_model)
 
 
 class Batch(Struct, frozen=True):
@@ -85,7 +99,7 @@ class Recorder:
         """Somebody waits for spans to be delivered, so they gather no longer."""
         self._settled = asyncio.Condition()
         self._outstanding: Counter[str] = Counter()
-        self._recorded: OrderedDict[str, int] = OrderedDict()
+        self._recorded: OrderedDict[str, Recorded] = OrderedDict()
         self._singly = 0
         """So many of the next spans go alone, to find the one that ingest refused in a batch."""
         self._task: asyncio.Task[None] | None = None
@@ -116,7 +130,7 @@ class Recorder:
             span = span_bytes(
                 call, prompt_tokens=prompt_tokens, trace_id=caller.trace_id, parent_span=caller.parent_span
             )
-            on_disk = self._spool.append(encode(Kept(call.session, span)))
+            on_disk = self._spool.append(encode(Kept(call.session, span, call.other_model)))
         except Exception:  # whatever it is, the agent gets its reply
             log.exception("call %s of %s could not be recorded", call.id, call.session)
             self.counters["unrecorded"] += 1
@@ -124,17 +138,18 @@ class Recorder:
         if not on_disk:
             log.error("the disk refuses spans: call %s of %s waits in memory", call.id, call.session)
         self.counters["spooled" if on_disk else "kept_in_memory"] += 1
-        remember(self._recorded, call.session, self._recorded.get(call.session, 0) + 1, most=MOST_COUNTED)
+        before = self._recorded.get(call.session, Recorded())
+        remember(self._recorded, call.session, before.plus(1, other_model=call.other_model), most=MOST_COUNTED)
         self._outstanding[call.session] += 1
         self._work.set()
 
-    async def flush(self, session: str, timeout_s: float) -> int:
-        """Return the number of calls recorded for a session once ingest has acknowledged each; raises TimeoutError."""
+    async def flush(self, session: str, timeout_s: float) -> Recorded:
+        """Return what is recorded of a session once ingest has acknowledged all of it; raises TimeoutError."""
         if session in self._outstanding:
             self._hurried.set()
             async with asyncio.timeout(timeout_s), self._settled:
                 await self._settled.wait_for(lambda: session not in self._outstanding)
-        return self._recorded.get(session, 0)
+        return self._recorded.get(session, Recorded())
 
     def pending(self, session: str | None = None) -> int:
         """Return how many spans ingest has not acknowledged."""
@@ -202,8 +217,8 @@ class Recorder:
         [session], [frame] = batch.sessions, batch.frames
         log.error("ingest refuses a span of %s, kept as a dead letter: %s", session, verdict.reason)
         self._spool.bury(frame)
-        if session in self._recorded:
-            self._recorded[session] -= 1
+        if before := self._recorded.get(session):
+            self._recorded[session] = before.plus(-1, other_model=decode(frame, Kept).other_model)
 
     async def _settle(self, batch: Batch) -> None:
         for session in batch.sessions:

@@ -3,9 +3,12 @@
 import time
 from collections import Counter
 
+from msgspec import structs
+
 from nexrl.records import Call
 from nexrl_proxy.attribution import UNATTRIBUTED
-from nexrl_proxy.conversation import MOST_RESPONSES, Sessions, remember
+from nexrl_proxy.conversation import Sessions
+from nexrl_proxy.dialects import Choice, Stored, Usage
 from nexrl_proxy.draw import Draw
 from nexrl_proxy.engines import Completion
 from nexrl_proxy.ids import new_span_id
@@ -45,6 +48,7 @@ class Recording:
             finish_reason=completion.finish or "abort",
             exact=completion.exact,
             other_model=plan.other_model,
+            policy=plan.of,
             drift=prompt.drift,
             agent=plan.caller.agent,
             group=plan.caller.group,
@@ -55,6 +59,7 @@ class Recording:
             tools=None if prompt.parent else plan.ask.tools,
             template=plan.ask.template,
             instructed=plan.ask.instructed,
+            stored=plan.ask.store,
             reply=reader.message,
             malformed_tool_call=reader.malformed_tool_call,
             started_ns=started_ns,
@@ -64,12 +69,28 @@ class Recording:
         self._hold(draw, call)
         self._count(call)
 
+    def store(self, draw: Draw, choice: Choice, usage: Usage) -> None:
+        """Let later requests name a reply by its id, where its request wants that."""
+        plan = draw.plan
+        if plan.ask.dialect != "responses" or plan.talk is None:
+            return
+        session = plan.caller.session
+        if not plan.ask.store:
+            self._sessions.get(session).store(plan.response, None)
+            return
+        stored = Stored(
+            ask=plan.ask,
+            created=plan.created,
+            choice=structs.replace(choice, tokens=None),
+            usage=usage,
+            said=[*plan.talk.said, choice.message],
+        )
+        self._sessions.get(session).store(plan.response, stored)
+        self._sessions.grown(session, stored.size)
+
     def _hold(self, draw: Draw, call: Call) -> None:
         plan = draw.plan
         session = self._sessions.get(call.session)
-        if call.dialect == "responses" and plan.talk:
-            said = [*plan.talk.said, call.reply] if plan.ask.store else None
-            remember(session.responses, call.response, said, most=MOST_RESPONSES)
         if not call.exact or self._renderer is None:
             return
         held = held_of(call, draw.prompt.parent, self._renderer)

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -15,7 +16,9 @@ import zstandard
 from msgspec import Struct
 
 from nexrl.records import Call, decode
-from nexrl_proxy.conversation import MOST_RESPONSES, Held, Session, after, echoes_of, remember, setting_of, step
+from nexrl_proxy.conversation import Held, Session, after, echoes_of, setting_of, step
+from nexrl_proxy.deleted import Deleted
+from nexrl_proxy.dialects.responses_stored import stored_of
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.messages import Message, normalised
 from nexrl_proxy.render import Renderer
@@ -41,6 +44,10 @@ class Restored(Struct):
     parent: "Restored | None" = None
     text: str | None = None
     """A raw prompt with its completion, where it came as text."""
+    tools: list[dict[str, Any]] | None = None
+    """The chain's, as chat tools."""
+    tokens: int = 0
+    """Length of prompt and completion."""
 
     def said(self) -> list[Message]:
         """Return the whole conversation, the reply included."""
@@ -62,14 +69,21 @@ class Restorer:
         admin_key: str,
         renderer: Renderer,
         http: aiohttp.ClientSession,
+        deleted: Deleted,
         delivered: Delivered | None = None,
+        of: str = "",
     ) -> None:
-        """Take `delivered` to wait for spans of the session that are still on their way from here."""
+        """Take `delivered` to wait for spans of the session that are still on their way from here.
+
+        Of a session only the calls `of` this model are read (`Call.policy`).
+        """
+        self._of = of
         self._delivered = delivered
         self._url = f"{ingest.rstrip('/')}/api/sessions"
         self._headers = {"authorization": f"Bearer {admin_key}"}
         self._renderer = renderer
         self._http = http
+        self._deleted = deleted
         self._silent_until = 0.0
 
     async def session(self, attempt: str) -> Session:
@@ -80,13 +94,23 @@ class Restorer:
             if self._delivered:  # what an earlier process left is not with ingest yet
                 with contextlib.suppress(TimeoutError):
                     await self._delivered(attempt, TIMEOUT_S)
-            return session_of(await self._calls(attempt), self._renderer)
+            calls = [call for call in await self._calls(attempt) if call.policy == self._of]
+            return self._without_deleted(session_of(calls, self._renderer))
         except TimeoutError:
             self._silent_until = time.monotonic() + SILENCE_S
             log.warning("session %s cannot be read back and begins a new chain: ingest is silent", attempt)
         except (aiohttp.ClientError, OSError, msgspec.DecodeError, zstandard.ZstdError) as error:
             log.warning("session %s cannot be read back and begins a new chain: %s", attempt, error)
         return Session()
+
+    def delete(self, response: str) -> None:
+        """Let no session that is read back have a reply again; raises ApiError where that cannot be kept."""
+        self._deleted.add(response)
+
+    def _without_deleted(self, session: Session) -> Session:
+        for response in filter(self._deleted.__contains__, list(session.responses)):
+            session.store(response, None)
+        return session
 
     async def _calls(self, attempt: str) -> list[Call]:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
@@ -124,7 +148,8 @@ def session_of(calls: Iterable[Call], renderer: Renderer) -> Session:
 
 def held_of(call: Call, parent: Held | None, renderer: Renderer) -> Held:
     """Return what a session keeps of a call."""
-    ended = call.finish_reason == "stop" and bool(call.completion) and call.completion[-1] in renderer.eos
+    # Whatever the engine says: where no token ends a reply, its last one may be that token all the same.
+    ended = bool(call.completion) and call.completion[-1] in renderer.eos
     return Held(
         id=call.id,
         parent=parent,
@@ -151,9 +176,17 @@ def _said(session: Session, call: Call, held: Held, parent: Restored | None) -> 
     for digest in dict.fromkeys(asked):
         session.hold(digest, held, call.reply)
     digests = tuple(map(step, asked, echoes))
-    restored = Restored(held, digests, messages=[*call.messages, call.reply], parent=parent)
-    if call.dialect == "responses":
-        remember(session.responses, call.response, restored.said()[call.instructed :], most=MOST_RESPONSES)
+    prompt = (parent.tokens if parent else 0) + len(call.prompt_delta)
+    restored = Restored(
+        held,
+        digests,
+        messages=[*call.messages, call.reply],
+        parent=parent,
+        tools=parent.tools if parent else call.tools,
+        tokens=prompt + len(call.completion),
+    )
+    if call.stored:
+        session.store(call.response, stored_of(call, restored.said(), restored.tools, prompt_tokens=prompt))
     return restored
 
 

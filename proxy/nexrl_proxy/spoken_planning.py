@@ -1,5 +1,6 @@
 """Plans for engines that take messages and return text: nothing is tokenised, and no call continues another."""
 
+import time
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ from nexrl.keys import mode_of
 from nexrl.records import Int32s
 from nexrl_proxy.attribution import Caller
 from nexrl_proxy.conversation import Sessions, history_of
-from nexrl_proxy.dialects import Ask, Dialect
+from nexrl_proxy.dialects import Ask, Dialect, Stored
 from nexrl_proxy.errors import ApiError
 from nexrl_proxy.ids import new_id
 from nexrl_proxy.planning import Plan
@@ -37,6 +38,7 @@ class SpokenPlanner:
             ask=ask,
             caller=caller,
             response=f"{dialect.response_prefix}{new_id()}",
+            created=int(time.time()),
             call_prefix=dialect.call_prefix,
             talk=Talk(history=history_of([], b""), arrived=messages, said=said),
             prompts=[Prompt(ids=Int32s(), delta=Int32s())],
@@ -49,6 +51,16 @@ class SpokenPlanner:
     async def count(self, ask: Ask, caller: Caller) -> int:
         del ask, caller
         raise ApiError("tokens are not counted with an OpenAI upstream: nothing is tokenised here", status=501)
+
+    async def stored(self, attempt: str, response: str) -> Stored | None:
+        session = self._sessions.known(attempt)
+        return session.responses.get(response) if session else None
+
+    async def delete(self, attempt: str, response: str) -> bool:
+        if await self.stored(attempt, response) is None:
+            return False
+        self._sessions.get(attempt).store(response, None)
+        return True
 
 
 def spoken_request(ask: Ask) -> bytes | None:

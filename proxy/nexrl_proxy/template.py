@@ -32,6 +32,7 @@ REFUSALS = (
     RecursionError,
 )
 """What a template raises at messages it cannot render."""
+_LAYOUT = "give a model directory in Hugging Face layout"
 
 
 class _Generation(jinja2.ext.Extension):
@@ -71,6 +72,14 @@ class Template:
             return template.render(messages=messages, **given)  # gpt-oss refuses thinking and text beside a call
 
 
+def refuse_no_model(directory: Path) -> None:
+    """Raise ConfigError where a directory is not there, or is none of a model."""
+    if not directory.is_dir():
+        raise ConfigError(f"--model: no directory {directory}; {_LAYOUT}")
+    if not (directory / "config.json").is_file():
+        raise ConfigError(f"--model: no config.json in {directory}; {_LAYOUT}")
+
+
 def template_of(directory: Path) -> str:
     """Return a model directory's default chat template; raises ConfigError where there is none."""
     return sources_of(directory)["default"]
@@ -100,7 +109,7 @@ def read_json(path: Path, default: Any) -> Any:
         return msgspec.json.decode(path.read_bytes())
     except FileNotFoundError as error:
         if default is None:
-            raise ConfigError(f"--model: {path} is missing; give a model directory in Hugging Face layout") from error
+            raise ConfigError(f"--model: {path} is missing; {_LAYOUT}") from error
         return default
     except msgspec.DecodeError as error:
         raise ConfigError(f"--model: {path} is not JSON: {error}") from error

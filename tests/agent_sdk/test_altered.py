@@ -11,6 +11,8 @@ from nexrl.sampling import altered
         ({"repetition_penalty": 1.1, "frequency_penalty": -0.5}, ["frequency_penalty", "repetition_penalty"]),
         ({"json_schema": "{}", "logit_bias": {"5": -100}}, ["json_schema", "logit_bias"]),
         ({"json_schema": None}, []),
+        ({"min_new_tokens": 8, "ignore_eos": True}, ["min_new_tokens"]),
+        ({"min_new_tokens": 0}, []),
     ],
 )
 def test_what_moves_the_distribution_beyond_temperature_is_named(sampling, found):

@@ -58,7 +58,7 @@ def test_the_admin_key_is_kept_where_only_its_owner_reads_it(tmp_path, monkeypat
 
 def test_a_missing_or_short_admin_key_says_what_to_do(monkeypatch):
     monkeypatch.delenv("NEXRL_ADMIN_KEY", raising=False)
-    with pytest.raises(ConfigError, match="set NEXRL_ADMIN_KEY"):
+    with pytest.raises(ConfigError, match=r"set NEXRL_ADMIN_KEY .*=\$\(cat DATA/admin\.key\)$"):
         admin_key(None)
     monkeypatch.setenv("NEXRL_ADMIN_KEY", "short")
     with pytest.raises(ConfigError, match="use 16 or more"):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 import nexrl
 from nexrl import PerCall, Verdict
@@ -91,7 +92,10 @@ def test_a_parameter_nobody_can_give_is_refused_when_the_function_is_marked():
     [
         (None, "no such file"),
         ("def f(answer): return 1", "nothing is marked"),
-        ("import nothing_of_that_name", "does not import: ModuleNotFoundError"),
+        (
+            "import nothing_of_that_name",
+            r"ModuleNotFoundError: .* \(reward.py:1: import nothing_of_that_name\); .* install it",
+        ),
         ("def f(:", "does not import: SyntaxError"),
         ("import sys; sys.exit(1)", "does not import: SystemExit"),
         (
@@ -313,3 +317,15 @@ def test_the_total_does_not_depend_on_how_functions_share_the_rewards(rewards):
     together = gave("f", 1.0, weights, **{name: value for name, (value, _) in rewards.items()})
     expected = sum(value * weight for value, weight in rewards.values())
     assert total(apart, {}, {})[-1].value == total(together, weights, {})[-1].value == expected
+
+
+@pytest.mark.parametrize("run_in", ["thread", "process"])
+async def test_a_function_that_raises_is_told_with_the_line_of_the_reward_file(tmp_path, run_in):
+    (tmp_path / "helping.py").write_text("def number(text):\n    return float(text)\n")
+    (tmp_path / "reward.py").write_text(
+        "import nexrl\nfrom helping import number\n\n"
+        f"@nexrl.reward(run_in={run_in!r})\ndef right(answer):\n    return number(answer)\n"
+    )
+    answered = structs.replace(ROLLOUT, answer="four")
+    with pytest.raises(RewardError, match=r"ValueError: .*'four' \(helping.py:2: return float\(text\)\)"):
+        await score(load_rewards(tmp_path / "reward.py"), answered)

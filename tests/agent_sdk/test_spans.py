@@ -28,6 +28,7 @@ def calls(draw):
         weight_versions=Int32s(draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))),
         temperature=draw(st.floats(0, 2)),
         finish_reason=draw(st.sampled_from(["stop", "length", "abort"])),
+        policy=draw(names),
         drift=draw(st.none() | st.just("template")),
         agent=draw(st.none() | names),
         group=draw(st.none() | names),

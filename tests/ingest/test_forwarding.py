@@ -252,11 +252,15 @@ async def test_of_two_replicas_one_forwards_and_the_other_takes_over(open_store,
             assert (await noted(one, 3), other.counters) == (Counter(forwarded=3), Counter())
             assert not await second.leads(f"forward to {receiver.url}/v1/traces")
     first.close()
-    async with forwarding_to(receiver.url, second) as other:
+    assert not await first.leads("anything")
+    async with forwarding_to(receiver.url, second):
         [block] = batch(request_of(*named("d")), None).blocks
         await second.write(lambda connection: append(connection, block, 1))
-        assert await receiver.has(4) == ["a", "b", "c", "d"]
-        assert await noted(other, 1) == Counter(forwarded=1)
+        async with asyncio.timeout(10):
+            while "d" not in receiver.names():  # noqa: ASYNC110 - the receiver is another server
+                await asyncio.sleep(0.01)
+    # At least once: what the first had sent last it need not have noted.
+    assert set(receiver.names()) == {"a", "b", "c", "d"}
     second.close()
 
 

@@ -120,6 +120,7 @@ async def test_sessions_are_listed_the_latest_first_by_run_status_and_time(inges
         "run": "run-1",
         "group": "group-1",
         "status": "failed",
+        "reason": "timeout",
         "calls": 1,
         "rewards": {},
         "tags": {},

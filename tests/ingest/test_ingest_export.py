@@ -79,14 +79,28 @@ async def test_a_run_is_exported_alike_from_its_file_and_over_http(ingest, clien
 
 
 async def test_the_only_run_need_not_be_named_and_several_are_listed(ingest, client, tmp_path):
-    with pytest.raises(RunError, match="it has no run; say which: --run NAME"):
-        await asyncio.to_thread(export, out=tmp_path / "out", url=ingest.url)
     await captured(ingest, client)
     for name, where in (("file", {"data": tmp_path / "data"}), ("http", {"url": ingest.url})):
         await asyncio.to_thread(export, out=tmp_path / name, **where)
     assert (tmp_path / "file/trajectories.jsonl").read_text() == (tmp_path / "http/trajectories.jsonl").read_text()
     await client.put_group(Group(id="other", run="run-2", task=Task(id="t", fields={}), size=2))
     with pytest.raises(RunError, match="it has run-1, run-2; say which: --run NAME"):
+        await asyncio.to_thread(export, out=tmp_path / "out", url=ingest.url)
+
+
+async def test_sessions_in_no_group_are_counted_where_they_are_left_out(ingest, client, tmp_path, capsys):
+    await ingest.send(call([1], [2], session="people-1"), call([1], [2], session="people-2"))
+    with pytest.raises(RunError, match="it has no run: its sessions are in no group, since nobody planned them"):
+        await asyncio.to_thread(export, out=tmp_path / "out", url=ingest.url)
+    await captured(ingest, client)
+    for name, where in (("file", {"data": tmp_path / "data"}), ("http", {"url": ingest.url})):
+        await asyncio.to_thread(export, out=tmp_path / name, **where)
+        said = "2 of the sessions there are in no group, so of no run, and are left out\n"
+        assert capsys.readouterr().err == said
+
+
+async def test_where_nothing_is_captured_there_is_no_run_to_export(ingest, tmp_path):
+    with pytest.raises(RunError, match=r"it has no run: nothing is captured there$"):
         await asyncio.to_thread(export, out=tmp_path / "out", url=ingest.url)
 
 
@@ -181,7 +195,7 @@ async def test_assembling_again_says_what_differs_from_an_export(ingest, client,
 def test_a_row_that_is_the_same_differs_in_nothing():
     lists = ("calls", "ids", "loss_mask", "logprobs", "weight_versions", "temperatures", "messages")
     empty = {name: [] for name in lists}
-    words = dict.fromkeys(("run", "group", "task", "session", "status", "reason"), "x")
+    words = dict.fromkeys(("run", "group", "task", "session", "status", "reason", "policy"), "x")
     row = Row(**words, **empty, mode="train", fields={}, rollout=0, reward=None, rewards={}, sequence=0, agent=None)
     assert differences(row, row) == []
     assert differences(row, msgspec.structs.replace(row, reason="y")) == ["reason differ (0 tokens, now 0)"]

@@ -71,6 +71,16 @@ def test_two_contents_under_one_id_come_out_the_same_in_either_order():
     assert sequences([one, other]) == sequences([other, one])
 
 
+def test_what_two_models_said_in_the_same_tokens_is_no_conversation_of_either():
+    mine, theirs = call([1, 2], [3]), call([1, 2], [3], policy="critic")
+    after = call([1, 2, 3, 4], [5], policy="critic")
+    assert extended([mine, theirs, after]) == {after.id: theirs.id}
+    assert [(one.policy, list(one.ids)) for one in sequences([mine, theirs, after])] == [
+        ("", [1, 2, 3]),
+        ("critic", [1, 2, 3, 4, 5]),
+    ]
+
+
 @st.composite
 def conversations(draw: st.DrawFn) -> list[Call]:
     """Calls with whole prompts, few different tokens, so that prefixes collide often; parents named at will."""
@@ -170,7 +180,7 @@ class Work:
 @pytest.mark.parametrize("turns", [40, 400])
 def test_joining_is_linear_in_the_tokens_that_were_sent(monkeypatch, turns):
     digest = joining.blake2b
-    monkeypatch.setattr(joining, "blake2b", lambda **options: Work(digest(**options)))
+    monkeypatch.setattr(joining, "blake2b", lambda *begun, **options: Work(digest(*begun, **options)))
     calls, tokens = [], 0
     history: list[int] = []
     for turn in range(turns):

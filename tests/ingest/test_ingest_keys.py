@@ -1,11 +1,14 @@
 """Who may do what: every route with every kind of key."""
 
 import pytest
+import typer
 from ingest_world import ADMIN_KEY, call, group
+from typer.testing import CliRunner
 
 from nexrl.keys import attempt_key, read_key, reward_grant, trainer_key
 from nexrl.records import Attempt, Outcome, Reward, encode
 from nexrl_ingest.app import ROUTES
+from nexrl_ingest.commands import serve
 
 KEYS = {
     "admin": ADMIN_KEY,
@@ -140,3 +143,17 @@ async def test_a_value_that_is_no_number_is_refused_in_an_outcome_too(ingest, cl
     status, reply = await ingest.ask("PUT", "/api/attempts/a/outcome", data=encode(outcome))
     assert (status, "no finite number" in reply["error"]["message"]) == (400, True)
     await client.put_outcome("a", Outcome(status="completed"))
+
+
+def test_where_the_admin_key_is_made_is_said_and_the_key_is_not(monkeypatch, tmp_path):
+    app = typer.Typer()
+    app.command()(serve.ingest)
+    nowhere = ["--data", str(tmp_path), "--host", "203.0.113.1", "--port", "0"]
+    monkeypatch.delenv("NEXRL_ADMIN_KEY", raising=False)
+    result = CliRunner().invoke(app, nowhere)
+    assert "cannot listen on 203.0.113.1" in str(result.exception)
+    said = f"nexrl ingest: NEXRL_ADMIN_KEY is not set: the admin key is kept in {tmp_path}/admin.key; "
+    assert result.stderr.startswith(said)
+    assert (tmp_path / "admin.key").read_text() not in result.output
+    monkeypatch.setenv("NEXRL_ADMIN_KEY", ADMIN_KEY)
+    assert CliRunner().invoke(app, nowhere).output == ""

@@ -124,6 +124,7 @@ async def test_a_session_shows_calls_chains_drift_and_rewards(ingest, client):
         "drift": None,
         "exact": True,
         "agent": None,
+        "policy": "",
         "messages": messages,
         "tools": None,
         "reply": {"content": "4"},
@@ -177,6 +178,7 @@ async def test_a_trajectory_as_json_has_null_where_nothing_was_sampled(ingest):
                     "weight_versions": [None, None, 3],
                     "temperatures": [1.0, 1.0, 1.0],
                     "agent": None,
+                    "policy": "",
                 }
             ],
             "drift": [],

@@ -128,6 +128,63 @@ async def test_a_trajectory_shows_its_sequences_as_ids_or_as_text(ingest, client
     assert "external" in shown()
 
 
+async def run_directory(ingest, client, folder, recipe):
+    """A run without a checkpoint, whose recipe says where its models are."""
+    await ingest.send(call([1], [2], session="group-1-0"))
+    await ingest.send(call([1], [2], session="group-1-0", policy="critic"))
+    await finish(client, group(size=1))
+    ingest.store.close()
+    shutil.copytree(folder / "data", folder / "run/ingest")
+    (folder / "run/recipe.yaml").write_text(recipe)
+    for name in ("own", "critic"):
+        (folder / name).mkdir()
+        words = {f"{name}{index}": index for index in range(9)}
+        Tokenizer(WordLevel(words, f"{name}0")).save(str(folder / name / "tokenizer.json"))
+
+
+async def test_before_its_first_checkpoint_a_run_is_text_by_the_models_that_its_recipe_names(
+    ingest, client, tmp_path, shown
+):
+    recipe = (
+        f"{{folder: {tmp_path}, steps: 3, model: {{path: own, make: m.py}}, policies: {{critic: {{path: critic}}}}}}"
+    )
+    await run_directory(ingest, client, tmp_path, recipe)
+    await asyncio.to_thread(show.trajectories, str(tmp_path / "run"))
+    assert "own1own2" in shown()
+    assert "critic1critic2" in shown()
+    assert "--model DIR" not in shown()
+
+
+async def test_where_there_is_no_tokenizer_it_is_said_once_how_there_would_be_text(ingest, client, tmp_path, shown):
+    await run_directory(ingest, client, tmp_path, f"{{folder: {tmp_path}, model: {{path: elsewhere}}}}")
+    await asyncio.to_thread(show.trajectories, str(tmp_path / "run"))
+    assert "1 2" in shown()
+    assert shown().count("--model DIR, the directory of the model or its tokenizer.json, gives text") == 1
+
+
+async def test_a_recipe_that_names_no_model_is_told_with_what_to_give(ingest, client, tmp_path):
+    await run_directory(ingest, client, tmp_path, "steps: 3")
+    with pytest.raises(ConfigError, match=r"run/recipe\.yaml names no model: .*; give its directory: --model DIR"):
+        await asyncio.to_thread(show.trajectories, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("command", [show.sessions, show.trajectories], ids=["sessions", "trajectories"])
+async def test_where_not_all_sessions_are_shown_it_is_said(ingest, client, tmp_path, shown, command):
+    await captured(ingest, client)
+    await asyncio.to_thread(command, str(tmp_path / "data"), limit=2)
+    assert "there are more" not in shown()
+    await asyncio.to_thread(command, str(tmp_path / "data"), limit=1)
+    assert "these are the latest 1; there are more: --limit N" in shown()
+
+
+async def test_a_list_as_json_that_is_cut_off_says_so_beside_the_lines(ingest, client, tmp_path, capsys):
+    await captured(ingest, client)
+    await asyncio.to_thread(show.sessions, str(tmp_path / "data"), limit=1, json=True)
+    printed = capsys.readouterr()
+    assert [json.loads(line)["session"] for line in printed.out.splitlines()] == ["external"]
+    assert printed.err.startswith("these are the latest 1; there are more")
+
+
 async def test_chains_are_a_tree_with_each_branch_under_the_chain_it_leaves(ingest, tmp_path, shown):
     root = call([1], [2], id="a" * 16)
     trunk = call([3], [4], id="b" * 16, parent=root.id)

@@ -223,6 +223,26 @@ def test_an_older_file_is_refused_where_it_is_only_read(tmp_path):
         pass
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("DELETE FROM schema_version", 'relation "[a-z_]+" already exists'),
+        ("DROP TABLE blocks CASCADE", "does not exist"),
+    ],
+    ids=["no version", "no table"],
+)
+def test_a_database_whose_version_is_not_that_of_its_tables_is_refused_with_the_remedy(postgres, change, reason):
+    url = postgres.new_database()
+    PostgresStore(url).close()
+    with psycopg.connect(url) as raw:
+        raw.execute("SET search_path TO nexrl_ingest")
+        raw.execute(change)
+    with pytest.raises(
+        ConfigError, match=f"PostgreSQL database.*{reason}.*other tables than its version says: .*drop it"
+    ):
+        PostgresStore(url)
+
+
 def test_a_database_of_a_newer_nexrl_is_refused(postgres):
     url = postgres.new_database()
     PostgresStore(url).close()

@@ -29,7 +29,7 @@ def make(_: int, http: aiohttp.ClientSession) -> web.Application:
         access=Access(ADMIN),
         served_model="m",
     )
-    app = app_of(settings, None, http)
+    app = app_of(settings, {}, http)
     app.router.add_post("/hang", hang)
     return app
 

@@ -16,6 +16,7 @@ from nexrl.keys import attempt_key
 from nexrl.records import Call
 from nexrl_proxy.app import make_app
 from nexrl_proxy.conversation import MOST_BYTES, Sessions
+from nexrl_proxy.deleted import NAME, Deleted
 from nexrl_proxy.engines.kinds import Serving, engines_of
 from nexrl_proxy.engines.pool import Pool
 from nexrl_proxy.limits import Limits
@@ -156,6 +157,7 @@ async def world_of(
                 admin_key=ADMIN,
                 renderer=world.renderer,
                 http=http,
+                deleted=Deleted(data / NAME),
                 delivered=world.recorder.flush,
             ),
             policy=policy,

@@ -18,7 +18,7 @@ async def test_who_calls_after_the_attempts_end_is_refused_and_nothing_is_record
     flush = "/api/sessions/a-1/flush?end=true"
     assert await world.post({}, path=flush, attempt="a-1", authorization="Bearer an-admin-key-for-tests") == (
         200,
-        {"calls": 1},
+        {"calls": 1, "of_other_models": 0, "refused": None},
     )
     for path in ("/v1/chat/completions", "/s/a-1/v1/chat/completions"):
         status, reply = await world.post(ASK, path=path, **headers)
@@ -36,7 +36,8 @@ async def test_who_called_before_the_end_and_was_still_waiting_to_be_sampled_is_
     late = asyncio.create_task(world.post(more))
     await until(lambda: world.ingest.reads == ["a-1"])
     flush = "/api/sessions/a-1/flush?end=true"
-    assert await world.post({}, path=flush, authorization=f"Bearer {ADMIN}") == (200, {"calls": 1})
+    status, flushed = await world.post({}, path=flush, authorization=f"Bearer {ADMIN}")
+    assert (status, flushed["calls"]) == (200, 1)
     world.ingest.may_tell.set()
     status, reply = await late
     assert (status, reply["error"]["code"], len(world.engine.requests)) == (403, "session_ended", 1)

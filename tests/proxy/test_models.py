@@ -131,6 +131,16 @@ async def test_what_other_models_did_is_counted_with_the_rest(world):
     assert (stats["calls"], stats["inexact"]) == (2, 1)
 
 
+@pytest.mark.parametrize(("own", "of_others"), [(0, 0), (1, 2), (0, 2)])
+async def test_a_flush_says_how_many_calls_other_models_answered(world, own, of_others):
+    world.says("it is sunny")
+    for model in own * ["m"] + of_others * ["judge"]:
+        await world.chat(HELLO, model=model)
+    admin = {"authorization": f"Bearer {ADMIN}"}
+    _, flushed = await world.post({}, path="/api/sessions/a-1/flush", **admin)
+    assert flushed == {"calls": own + of_others, "of_other_models": of_others, "refused": None}
+
+
 async def test_what_a_server_of_another_model_refuses_is_told_in_its_words(world, judge):
     judge.refusal = 400, {"error": {"message": "no credit left", "type": "invalid_request_error"}}
     status, reply = await world.post({"model": "judge", "messages": HELLO})

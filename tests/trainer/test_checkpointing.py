@@ -45,7 +45,7 @@ def parts(tmp_path):
 
 
 def checkpoints_of(directory, policy, ingest, saved=0):
-    return Checkpoints(directory, policy, ingest, model=directory.path.parent / "model", keep=2, saved=saved)
+    return Checkpoints(directory, policy, ingest, models={"": directory.path.parent / "model"}, keep=2, saved=saved)
 
 
 async def test_a_step_goes_on_while_its_checkpoint_is_written_which_holds_the_weights_of_the_moment(parts):

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from nexrl.errors import ConfigError
-from nexrl_trainer.inputs import prepare_model
+from nexrl_trainer.inputs import prepare_models
 from nexrl_trainer.recipe import load_recipe
 
 RECIPE = """
@@ -23,6 +23,7 @@ algorithm: {advantage: distillation, loss: reinforce, teacher: teacher}
 def model(folder, *words, config=None):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config or {"vocab_size": 8}))
+    (folder / "model.safetensors").touch()
     if words:
         vocab = {word: index for index, word in enumerate(words)}
         (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}, "added_tokens": []}))
@@ -40,8 +41,8 @@ def recipe(tmp_path):
 def test_a_teacher_of_the_same_vocabulary_is_taken(recipe, tmp_path, words):
     model(tmp_path / "student", *words)
     model(tmp_path / "teacher", *words)
-    recipe.check()
-    assert prepare_model(recipe, Console()) == tmp_path / "student"
+    recipe.check_models()
+    assert prepare_models(recipe, Console()) == {"": tmp_path / "student"}
 
 
 @pytest.mark.parametrize("words", [("b", "a"), ("a", "b", "c"), ()])
@@ -49,10 +50,10 @@ def test_a_teacher_of_another_vocabulary_is_refused(recipe, tmp_path, words):
     model(tmp_path / "student", "a", "b")
     model(tmp_path / "teacher", *words)
     with pytest.raises(ConfigError, match="teacher, teacher: its vocabulary"):
-        prepare_model(recipe, Console())
+        prepare_models(recipe, Console())
 
 
 def test_a_teacher_that_is_not_there_is_named(recipe, tmp_path):
     model(tmp_path / "student", "a")
     with pytest.raises(ConfigError, match=r"teacher, teacher: no directory"):
-        recipe.check()
+        recipe.check_models()

@@ -3,32 +3,39 @@
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Self
 
 from nexrl.errors import NexrlError
 from nexrl_ingest.client import IngestClient
-from nexrl_trainer.directory import RunDirectory, State
-from nexrl_trainer.policy.service import TrainService
+from nexrl_trainer.directory import RunDirectory, State, of_policy
+from nexrl_trainer.policy.service import Learns
 
 TOKENIZER_FILES = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template")
 
 
 class Checkpoints:
-    """Writes one checkpoint at a time; `keep` stay, and the tokenizer in each is that of `model`.
+    """Writes one checkpoint at a time; `keep` stay. In each are the tokenizers of `models`, by name.
 
     `saved` is the step whose checkpoint exists already. Use as an asynchronous context manager: what is being written
     when the run breaks off is still finished.
     """
 
     def __init__(
-        self, directory: RunDirectory, policy: TrainService, ingest: IngestClient, *, model: Path, keep: int, saved: int
+        self,
+        directory: RunDirectory,
+        policy: Learns,
+        ingest: IngestClient,
+        *,
+        models: Mapping[str, Path],
+        keep: int,
+        saved: int,
     ) -> None:
         self._directory = directory
         self._policy = policy
         self._ingest = ingest
-        self._model = model
+        self._models = dict(models)
         self._keep = keep
         self._owed: list[str] = []
         self._saved = saved
@@ -76,7 +83,8 @@ class Checkpoints:
 
     async def _write(self, state: State, draft: Path, saving: Awaitable[None], leases: list[str]) -> None:
         await saving
-        await asyncio.to_thread(copy_tokenizer, self._model, draft)
+        for name, model in self._models.items():
+            await asyncio.to_thread(copy_tokenizer, model, of_policy(draft, name))
         await asyncio.to_thread(self._directory.commit, state, self._keep)
         await self._ingest.ack(leases)
 

@@ -24,7 +24,8 @@ def cluster(recipe: Recipe) -> Generator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     private = recipe.ray.address is None
     ranks = (1 + len(recipe.algorithm.scorers)) * recipe.train.ranks
-    needed = ranks * recipe.train.threads + recipe.engine.started * recipe.engine.threads
+    each = ranks * recipe.train.threads + recipe.engine.started * recipe.engine.threads
+    needed = each * len(recipe.models)
     cpus = max(SMALLEST_CPUS, os.cpu_count() or 1, needed) if private else None
     try:
         ray.init(
@@ -52,25 +53,31 @@ def gpus() -> float:
 
 
 def gpu_share(recipe: Recipe) -> float:
-    """One GPU is shared by policy, engines that are started, and what else scores tokens; no GPU, no share."""
-    shared = 1 + recipe.engine.started + len(recipe.algorithm.scorers)
+    """One GPU is shared by policies, engines that are started, and what else scores tokens; no GPU, no share."""
+    shared = (1 + recipe.engine.started + len(recipe.algorithm.scorers)) * len(recipe.models)
     return 1 / shared if recipe.train.device != "cpu" and gpus() else 0.0
 
 
 def engine_gpus(recipe: Recipe) -> float:
     """Return the GPUs of each engine that is started: a share of the only one there is, else whole ones.
 
-    Raises ServiceError where the server's flags ask for more than there are.
+    Raises ServiceError where the server's flags ask for more than there are, or the recipe for what one GPU cannot do.
     """
     share, server = gpu_share(recipe), SERVERS.get(recipe.engine.kind)
     ways = parallel(server, recipe.engine.flags) if server else {}
     wanted = math.prod(ways.values())
+    if share and wanted == gpus() == 1 and recipe.engine.publication == "broadcast":
+        raise ServiceError(
+            "engine.publication=broadcast: NCCL connects no two processes on one GPU, and trainer and engine share the "
+            "only one there is; use disk, shared_memory or tensors, or add GPUs"
+        )
     if not share or wanted == gpus() == 1:
         return share
-    if wanted * recipe.engine.started > gpus():
+    started = recipe.engine.started * len(recipe.models)
+    if wanted * started > gpus():
         named = ", ".join(f"{name}={value}" for name, value in ways.items())
         raise ServiceError(
-            f"engine.replicas={recipe.engine.started} with {named} take {wanted * recipe.engine.started} GPUs, the Ray "
+            f"engine.replicas={recipe.engine.started} with {named} take {wanted * started} GPUs, the Ray "
             f"cluster has {gpus():g}: lower them, or add nodes"
         )
     return float(wanted)

@@ -51,6 +51,11 @@ class State(Struct, frozen=True, kw_only=True):
     """What a curriculum has learned about them: success by task id."""
 
 
+def of_policy(folder: Path, name: str) -> Path:
+    """Return where one of several models that learn has its part of a folder: the first is the folder itself."""
+    return folder / "policies" / name if name else folder
+
+
 class RunDirectory:
     """Paths, the checkpoint list, and files that are whole or not there at all."""
 
@@ -68,15 +73,17 @@ class RunDirectory:
         self.ingest = path / "ingest"
         self.proxy = path / "proxy"
         self.models_file = self.proxy / "models.json"
+        self.policies_file = self.proxy / "policies.json"
         self.logs = path / "logs"
         self.weights = path / "weights"
         self.draws = path / "draws.jsonl"
 
     @contextlib.contextmanager
-    def opened(self, recipe: Recipe) -> Generator[str | None]:
+    def opened(self, recipe: Recipe) -> Generator[list[str]]:
         """Hold the directory for one run of this recipe; raises ConfigError where that cannot be.
 
-        Yields what is to be said where an earlier start, which trained nothing, was put aside for a changed recipe.
+        Yields what the recipe says otherwise than that of an earlier start, which trained nothing: `begin` puts that
+        aside, once nothing else is in the way of the run.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -88,7 +95,15 @@ class RunDirectory:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConfigError(f"{self.path}: another nexrl-train is using it; choose another --run") from None
-            yield self._claim(recipe)
+            changed = self._changed(recipe)
+            _drop_torn_line(self.metrics_file)
+            yield changed
+
+    def begin(self, recipe: Recipe, changed: list[str]) -> str | None:
+        """Make the opened directory that of a run of this recipe; return what is to be said of what was put aside."""
+        note = self._put_aside(changed) if changed else None
+        write_whole(self.recipe_file, to_yaml(recipe).encode())
+        return note
 
     def latest(self) -> tuple[Path, State] | None:
         """Return the newest checkpoint and its state, or None before the first."""
@@ -162,24 +177,22 @@ class RunDirectory:
         lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in self.metrics_file.read_bytes().splitlines()]
         return list({(line["kind"], line["step"]): line for line in lines}.values())
 
-    def _claim(self, recipe: Recipe) -> str | None:
-        note = None
-        if self.recipe_file.is_file():
-            before = load_recipe(self.recipe_file, environment={})
-            if changed := differences(before, recipe):
-                # Sessions are people's, not the recipe's: they come once.
-                if self._trained() or before.sessions:
-                    raise ConfigError(
-                        f"{self.path} holds a run whose recipe says otherwise: {'; '.join(changed)}. What is learned "
-                        "may not change midway (docs/training.md lists what may): choose another --run directory, or "
-                        "remove this one to begin anew"
-                    )
-                note = self._put_aside(changed)
-        elif self._left():
-            raise ConfigError(f"{self.path} is not empty and holds no run; choose another --run directory")
-        write_whole(self.recipe_file, to_yaml(recipe).encode())
-        _drop_torn_line(self.metrics_file)
-        return note
+    def _changed(self, recipe: Recipe) -> list[str]:
+        """Return how the recipe differs from that of what is here; raises ConfigError where that has to stay."""
+        if not self.recipe_file.is_file():
+            if self._left():
+                raise ConfigError(f"{self.path} is not empty and holds no run; choose another --run directory")
+            return []
+        before = load_recipe(self.recipe_file, environment={})
+        changed = differences(before, recipe)
+        # Sessions are people's, not the recipe's: they come once.
+        if changed and (self._trained() or before.sessions):
+            raise ConfigError(
+                f"{self.path} holds a run whose recipe says otherwise: {'; '.join(changed)}. What is learned "
+                "may not change midway (docs/training.md lists what may): choose another --run directory, or "
+                "remove this one to begin anew"
+            )
+        return changed
 
     def _trained(self) -> bool:
         """Whether there are weights that an earlier start has changed and saved."""

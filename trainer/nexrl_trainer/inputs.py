@@ -1,10 +1,11 @@
-"""What a run starts from: the recipe's files, read and checked, and its model, made where it does not exist yet.
+"""What a run starts from: the recipe's files, read and checked, and its models, made where they do not exist yet.
 
 Everything that can be wrong in a recipe is found here, before Ray is loaded or the first process starts.
 """
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from nexrl_trainer.data.pools import Pool, read_pools
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.recipe.agent import Agent
 from nexrl_trainer.recipe.job_template import JobTemplate
+from nexrl_trainer.recipe.model import Model, refuse_no_model
 from nexrl_trainer.recipe.sessions import Sessions
 from nexrl_trainer.rollouts.hindsight import refuse_planned
 from nexrl_trainer.rollouts.runners.command import with_folder
@@ -38,17 +40,24 @@ class Given(Struct, frozen=True, kw_only=True):
 
 
 def read(recipe: Recipe) -> Given:
-    """Read the recipe's files; raises ConfigError or RewardError naming what is wrong with them."""
+    """Read the recipe's files, its models excepted; raises ConfigError or RewardError naming what is wrong there."""
     recipe.check()
     pools = read_pools(recipe.tasks, recipe.resolve)
     heldout = pools.heldout[: recipe.evaluation.limit]
     texts = agent_texts(recipe, recipe.agent) if recipe.agent else []
     for task in chain(heldout, *(pool.tasks for pool in pools.train)):
         for template in texts:
-            given_to_agent(recipe, template, task)
+            _refuse_no_field(recipe, template, task, pools.places)
     rewards = load_rewards(recipe.resolve(recipe.reward)) if recipe.reward else []
     judges = read_judges(recipe, recipe.sessions) if recipe.sessions else []
     return Given(tasks=pools.train, heldout=heldout, rewards=rewards, judges=judges)
+
+
+def _refuse_no_field(recipe: Recipe, template: str, task: Task, places: Mapping[str, str]) -> None:
+    try:
+        given_to_agent(recipe, template, task)
+    except ConfigError as error:
+        raise ConfigError(f"task {task.id!r} ({places[task.id]}): {error}") from error
 
 
 def agent_texts(recipe: Recipe, agent: Agent) -> list[str]:
@@ -75,28 +84,35 @@ def given_to_agent(recipe: Recipe, template: str, task: Task) -> str:
     return fill(template, with_folder(task.fields, recipe.resolve(".")))
 
 
-def prepare_model(recipe: Recipe, console: Console) -> Path:
-    """Return the model's directory, made first by the recipe's script where it does not exist yet.
+def prepare_models(recipe: Recipe, console: Console) -> dict[str, Path]:
+    """Return the directories of the models that learn, by `Call.policy`, made first where they do not exist yet.
 
-    Raises ConfigError where the script fails (what it said stands above), and where another policy that the algorithm
-    needs has another vocabulary.
+    Raises ConfigError where a script that makes one fails (what it said stands above), and where another policy that
+    the algorithm needs has another vocabulary.
     """
-    path = recipe.resolve(recipe.model.path)
-    if recipe.model.make and not path.exists():
-        script = recipe.resolve(recipe.model.make)
+    paths = {
+        name: _prepared(recipe, f"policies.{name}" if name else "model", model, console)
+        for name, model in recipe.models.items()
+    }
+    for name, other in recipe.algorithm.scorers.items():
+        if other and vocabulary(recipe.resolve(other)) != vocabulary(paths[""]):
+            raise ConfigError(
+                f"the algorithm's {name}, {other}: its vocabulary is not that of {paths['']}, so its logprobs would be "
+                "of other tokens; use a model of the same family"
+            )
+    return paths
+
+
+def _prepared(recipe: Recipe, setting: str, model: Model, console: Console) -> Path:
+    path = recipe.resolve(model.path)
+    if model.make and not path.exists():
+        script = recipe.resolve(model.make)
         console.print(f"making the model: {script.name} -> {path}", highlight=False, soft_wrap=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         code = subprocess.run([sys.executable, str(script), "--out", str(path)], check=False).returncode
         if code:
-            raise ConfigError(f"model.make={recipe.model.make} --out {path}: exit code {code}, see above")
-    if not (path / "config.json").is_file():
-        raise ConfigError(f"model.path={recipe.model.path}: no config.json in {path}")
-    for name, other in recipe.algorithm.scorers.items():
-        if other and vocabulary(recipe.resolve(other)) != vocabulary(path):
-            raise ConfigError(
-                f"the algorithm's {name}, {other}: its vocabulary is not that of {path}, so its logprobs would be of "
-                "other tokens; use a model of the same family"
-            )
+            raise ConfigError(f"{setting}.make={model.make} --out {path}: exit code {code}, see above")
+    refuse_no_model(f"{setting}.path={model.path}", model.path, path)
     return path
 
 

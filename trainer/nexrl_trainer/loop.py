@@ -19,7 +19,7 @@ from nexrl_trainer.evaluating import EvaluationError, best_step, evaluate, stall
 from nexrl_trainer.files import write_whole
 from nexrl_trainer.measuring import Clock, commonest, step_metrics, token_means
 from nexrl_trainer.policy.schedule import learning_rate
-from nexrl_trainer.policy.service import Optimizer, TrainService
+from nexrl_trainer.policy.service import Learns, Optimizer
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.results import Result
 from nexrl_trainer.rollouts.collected import Collected
@@ -82,7 +82,7 @@ async def _steps(world: World, state: State, began: float) -> tuple[State, float
         if learned:
             world.directory.note_version(version)
         if learned or world.publisher.gave_way:
-            await world.publisher.publish(world.policy, version)
+            await world.publisher.publish(version)
         world.feed.advance(version)
         clock.lap("publish_s")
 
@@ -112,7 +112,7 @@ async def _steps(world: World, state: State, began: float) -> tuple[State, float
     return state, success
 
 
-async def learn(policy: TrainService, datums: Sequence[Datum], recipe: Recipe, step: int) -> list[dict[str, float]]:
+async def learn(policy: Learns, datums: Sequence[Datum], recipe: Recipe, step: int) -> list[dict[str, float]]:
     """Make the step's optimizer updates; return what each one measured, first to last. Empty without datums."""
     algorithm = recipe.algorithm
     optimizer = Optimizer(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,28 @@ from nexrl_trainer.batches.scoring import Scorers
 from nexrl_trainer.checkpointing import Checkpoints
 from nexrl_trainer.cluster import cluster, gpu_share
 from nexrl_trainer.data.draws import draws_of
-from nexrl_trainer.directory import RunDirectory, State
+from nexrl_trainer.directory import RunDirectory, State, of_policy
+from nexrl_trainer.engines.broadcast import Broadcast
 from nexrl_trainer.engines.door import Door
 from nexrl_trainer.engines.fleet import Fleet, Weights
 from nexrl_trainer.engines.publication import weights_folder
 from nexrl_trainer.engines.publisher import Publisher
+from nexrl_trainer.engines.publishers import Publishers
 from nexrl_trainer.fingerprints import fingerprints, renewed
 from nexrl_trainer.flows import Ground, attempts_of, flow_of
-from nexrl_trainer.inputs import Given, prepare_model
+from nexrl_trainer.inputs import Given, prepare_models
 from nexrl_trainer.loop import train
 from nexrl_trainer.measuring import several
 from nexrl_trainer.picture import draw_rewards
 from nexrl_trainer.policy.placed import PlacedTrainService
+from nexrl_trainer.policy.routed import Routed
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.results import Result, finished, unevaluated, write_summary
 from nexrl_trainer.rollouts.proxy import ProxyClient
 from nexrl_trainer.rollouts.runners.program import refuse_no_program
 from nexrl_trainer.services.running import Services, refuse_taken_ports
+from nexrl_trainer.services.sender import PlacedSender
 from nexrl_trainer.tracking import Trackers
 from nexrl_trainer.world import World
 
@@ -48,21 +53,23 @@ def run(recipe: Recipe, given: Given, directory: RunDirectory, console: Console)
     that is asked for no more steps is left as it is: its result is returned.
     """
     allow_many_files()
-    with directory.opened(recipe) as note:
-        if note:
-            console.print(note, soft_wrap=True, highlight=False, markup=False)
-        if done := finished(directory, recipe.steps, recipe.evaluation.patience):
+    with directory.opened(recipe) as changed:
+        if not changed and (done := finished(directory, recipe.steps, recipe.evaluation.patience)):
             console.print(f"already done: {several(done.steps, 'step')}", highlight=False)
             return done
         if recipe.agent:
             refuse_no_program(recipe.agent, recipe.resolve("."))
         refuse_taken_ports(recipe)
-        for changed in renewed(directory.fingerprints, fingerprints(recipe, given)):
-            console.print(changed, style="yellow", soft_wrap=True, highlight=False, markup=False)
-        model = prepare_model(recipe, console)
+        models = prepare_models(recipe, console)
+        if note := directory.begin(recipe, changed):
+            console.print(note, soft_wrap=True, highlight=False, markup=False)
+        for said in renewed(directory.fingerprints, fingerprints(recipe, given)):
+            console.print(said, style="yellow", soft_wrap=True, highlight=False, markup=False)
+        if latest := directory.latest():
+            console.print(f"going on after step {latest[1].step} of {recipe.steps}", highlight=False)
         with Trackers.started(recipe, directory, console) as trackers:
             with cluster(recipe):
-                result = asyncio.run(_run(recipe, given, directory, model, console, trackers))
+                result = asyncio.run(_run(recipe, given, directory, models, console, trackers))
             write_summary(directory, result)
             draw_rewards(directory.metrics(), directory.picture, recipe.name)
             if result.evaluation_error:
@@ -71,13 +78,18 @@ def run(recipe: Recipe, given: Given, directory: RunDirectory, console: Console)
 
 
 async def _run(
-    recipe: Recipe, given: Given, directory: RunDirectory, model: Path, console: Console, trackers: Trackers
+    recipe: Recipe,
+    given: Given,
+    directory: RunDirectory,
+    models: Mapping[str, Path],
+    console: Console,
+    trackers: Trackers,
 ) -> Result:
     # asyncio.run turns the first SIGINT into a cancellation of this task: everything below is then stopped in order.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     key = admin_key(None if recipe.ingest.url else directory.ingest)
     latest = directory.latest()
-    folder, state = latest or (model, State())
+    state = latest[1] if latest else State()
     if recipe.rollouts.max_staleness or recipe.sessions or (recipe.agent and recipe.agent.quarantine):
         state = renumbered(state, directory)
     began = time.monotonic() - state.wall_s
@@ -86,24 +98,34 @@ async def _run(
         progress.phase("starting Ray actors, ingest, engine and proxy", 0)
         http = await stack.enter_async_context(aiohttp.ClientSession())
         services = Services(stack, directory, {ADMIN_KEY_VARIABLE: key})
-        weights = Weights(folder, state.version)
-        policy, engines, ingest_url = await _all(
-            PlacedTrainService.start(model, recipe.train, gpus=gpu_share(recipe)),
-            services.engines(recipe, model, weights),
-            services.ingest(recipe, directory),
+        begin = {name: of_policy(latest[0], name) if latest else model for name, model in models.items()}
+        weights = {name: Weights(folder, state.version) for name, folder in begin.items()}
+        trainers, engines, ingest_url = await _all(
+            placed(recipe, models), services.engines(recipe, models, weights), services.ingest(recipe, directory)
         )
-        proxy = ProxyClient(await services.proxy(recipe, model, directory, list(engines), ingest_url), key, http)
+        proxy = ProxyClient(await services.proxy(recipe, models, directory, engines, ingest_url), key, http)
+        policy = Routed(trainers)
         if latest:
-            await policy.load(folder)
-        fleet = await Fleet.of(engines, recipe.engine, weights, door=Door(proxy), http=http, say=progress.note)
-        services.watch("engine", fleet.failed)
-        weights_at = stack.enter_context(weights_folder(recipe, directory, model))
-        publisher = Publisher(fleet, weights_at, recipe.engine, adapters=recipe.publishes_adapters)
+            await policy.load(latest[0])
+        door = Door(proxy)
+        fleets = {
+            name: await Fleet.of(of_one, recipe.engine, weights[name], door=door, http=http, say=progress.note)
+            for name, of_one in engines.items()
+        }
+        for fleet in fleets.values():
+            services.watch("engine", fleet.failed)
+        weights_at = stack.enter_context(weights_folder(recipe, directory, models.values()))
+        publisher = Publishers(
+            [
+                (await _publisher(recipe, stack, fleet, trainers[name], of_policy(weights_at, name)), trainers[name])
+                for name, fleet in fleets.items()
+            ]
+        )
         if recipe.sessions and recipe.engine.url and not latest:
-            state = await after_others(state, fleet, directory)
+            state = await after_others(state, fleets.values(), directory)
         if latest or recipe.engine.url:
             # Also where the engines began with a checkpoint: it goes with time, and one may have to begin once more.
-            await publisher.publish(policy, state.version)
+            await publisher.publish(state.version)
         ingest = IngestClient(ingest_url, key, http)
         ground = Ground(
             stack=stack,
@@ -118,14 +140,14 @@ async def _run(
         attempts = await attempts_of(ground)
         draws = draws_of(recipe, given.tasks, state.rates, directory.draws)
         checkpoints = Checkpoints(
-            directory, policy, ingest, model=model, keep=recipe.checkpoints.keep, saved=state.step
+            directory, policy, ingest, models=models, keep=recipe.checkpoints.keep, saved=state.step
         )
         world = World(
             recipe=recipe,
             draws=draws,
             heldout=given.heldout,
             policy=policy,
-            scorers=await _scorers(recipe, model),
+            scorers=await _scorers(recipe, models),
             publisher=publisher,
             feed=await flow_of(ground, attempts, draws, state),
             attempts=attempts,
@@ -139,9 +161,27 @@ async def _run(
     raise AssertionError("the exit stack suppresses nothing")
 
 
-async def after_others(state: State, fleet: Fleet, directory: RunDirectory) -> State:
+async def placed(recipe: Recipe, models: Mapping[str, Path]) -> dict[str, PlacedTrainService]:
+    """Start the train service of each model."""
+    started = [PlacedTrainService.start(model, recipe.train, gpus=gpu_share(recipe)) for model in models.values()]
+    return dict(zip(models, await _all(*started), strict=True))
+
+
+async def _publisher(
+    recipe: Recipe, stack: contextlib.AsyncExitStack, fleet: Fleet, trainer: PlacedTrainService, folder: Path
+) -> Publisher:
+    """Return what publishes one model, to all engines at once where the recipe wants that."""
+    broadcast = None
+    if recipe.engine.publication == "broadcast":
+        place = await trainer.place()
+        broadcast = Broadcast(fleet, lambda: PlacedSender(place))
+        stack.push_async_callback(broadcast.close)
+    return Publisher(fleet, folder, recipe.engine, adapters=recipe.publishes_adapters, broadcast=broadcast)
+
+
+async def after_others(state: State, fleets: Iterable[Fleet], directory: RunDirectory) -> State:
     """Let a run that begins count on from the weights that its engines sampled sessions with already."""
-    version = await fleet.newest_version() + 1
+    version = max([await fleet.newest_version() for fleet in fleets]) + 1
     directory.note_version(version)
     return structs.replace(state, version=version)
 
@@ -159,13 +199,14 @@ def renumbered(state: State, directory: RunDirectory) -> State:
     return structs.replace(state, version=newest + 1)
 
 
-async def _scorers(recipe: Recipe, model: Path) -> Scorers:
-    """Load the other policies that the algorithm needs, each placed as the policy is."""
-    started = [
-        PlacedTrainService.start(recipe.resolve(path) if path else model, recipe.train, gpus=gpu_share(recipe))
-        for path in recipe.algorithm.scorers.values()
-    ]
-    return Scorers(**dict(zip(recipe.algorithm.scorers, await _all(*started), strict=True)))
+async def _scorers(recipe: Recipe, models: Mapping[str, Path]) -> Scorers:
+    """Load the other policies that the algorithm needs, each placed as a policy is; one without a path: of each model.
+
+    One with a path scores the only model that there is (`recipe/together.py`).
+    """
+    folders = [{"": recipe.resolve(path)} if path else models for path in recipe.algorithm.scorers.values()]
+    started = await _all(*(placed(recipe, of_one) for of_one in folders))
+    return Scorers(**dict(zip(recipe.algorithm.scorers, map(Routed, started), strict=True)))
 
 
 async def _all(*awaitables: Any) -> list[Any]:

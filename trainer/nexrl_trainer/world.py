@@ -11,8 +11,8 @@ from nexrl_trainer.batches.scoring import Scorers
 from nexrl_trainer.checkpointing import Checkpoints
 from nexrl_trainer.data.draws import Draws
 from nexrl_trainer.directory import RunDirectory
-from nexrl_trainer.engines.publisher import Publisher
-from nexrl_trainer.policy.service import TrainService
+from nexrl_trainer.engines.publishers import Publishers
+from nexrl_trainer.policy.service import Learns
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
 from nexrl_trainer.rollouts.attempts import Attempts
@@ -26,9 +26,9 @@ class World(Struct, frozen=True, kw_only=True):
     recipe: Recipe
     draws: Draws
     heldout: Sequence[Task]
-    policy: TrainService
+    policy: Learns
     scorers: Scorers
-    publisher: Publisher
+    publisher: Publishers
     feed: Flow
     attempts: Attempts | None
     """None where the run has no agent."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from nexrl.blame import blamed
 from nexrl.errors import RewardError
 from nexrl.parameters import wanted_parameters
 from nexrl.records import Reward
@@ -86,17 +87,22 @@ class RewardFunction:
         except RewardError as error:
             raise RewardError(f"reward {self.name!r}: {error}") from error
         except (Exception, SystemExit) as error:
-            raise RewardError(f"reward {self.name!r}: {type(error).__name__}: {error}") from error
+            raise RewardError(f"reward {self.name!r}: {blamed(error, self._folder)}") from error
         calls = [{call.id for call in rollout.calls} for rollout in rollouts]
         if self.group:
             return rewards_of_group(self.name, returned, calls)
         return [rewards_of(self.name, returned, calls[0])]
 
+    @property
+    def _folder(self) -> Path | None:
+        """Where the files lie that an error of it is looked for in."""
+        return self.file.resolve().parent if self.file else None
+
     def _ready(self) -> Callable[..., Any]:
         try:
             instance = self._marked()
         except (Exception, SystemExit) as error:
-            raise RewardError(f"reward {self.name!r}: its __init__: {type(error).__name__}: {error}") from error
+            raise RewardError(f"reward {self.name!r}: its __init__: {blamed(error, self._folder)}") from error
         return instance.score if hasattr(instance, "score") else instance
 
 

@@ -20,8 +20,8 @@ async def lease(call: Call) -> LeaseReply:
 
 async def ack(call: Call) -> LeaseIds:
     asked, now_ns = call.body, time.time_ns()
-    await call.app[STORE].write(lambda connection: pool.ack(connection, asked.leases, now_ns))
-    call.app[FIGURES]["acked_groups"] += len(asked.leases)
+    taken = await call.app[STORE].write(lambda connection: pool.ack(connection, asked.leases, now_ns))
+    call.app[FIGURES]["acked_groups"] += taken
     return asked
 
 

@@ -18,7 +18,7 @@ FIGURES_KEPT = (
     *("requests", "refused", "unavailable", "failed"),
     *("spans", "rejected_spans", "received_bytes", "leased_groups", "acked_groups"),
 )
-"""Requests answered, and those of them with 4xx, 503 and 500; what OTLP brought; what trainers took."""
+"""Requests, and those of them answered with 4xx, 503 and 500; what OTLP brought; what trainers took."""
 
 
 def describe(routes: list[Route]) -> dict[str, Any]:

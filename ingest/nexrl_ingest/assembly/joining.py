@@ -1,7 +1,8 @@
 """Find the call that a call extends where nobody named it: the longest exact token prefix among the session's calls.
 
 Pure. Whoever names a parent is believed, and a named parent that is late is waited for: without it the prompt is
-unknown. Everybody else's whole prompt is here, and is compared with what every call of the session ends in.
+unknown. Everybody else's whole prompt is here, and is compared with what every call of the session ends in that the
+same model sampled.
 
 Linear in tokens: a digest runs along each chain and along each prompt, and is looked at where some call ends.
 """
@@ -53,10 +54,10 @@ def joined(heads: Iterable[Call], children: Children) -> dict[str, Call]:
 def _ends(children: Children) -> dict[_End, str]:
     """Return which call ends where, the earliest of those that end in the same tokens."""
     first: dict[_End, tuple[int, str]] = {}
-    reached: dict[str | None, tuple[int, blake2b]] = {None: (0, blake2b(digest_size=_DIGEST_BYTES))}
+    reached: dict[str, tuple[int, blake2b]] = {}
     for parent, calls in children.items():
         for call in calls:
-            length, running = reached[parent]
+            length, running = reached[parent] if parent else (0, _beginning(call))
             running = running.copy()
             running.update(call.prompt_delta.tobytes())
             running.update(call.completion.tobytes())
@@ -68,9 +69,14 @@ def _ends(children: Children) -> dict[_End, str]:
     return {end: id_ for end, (_, id_) in first.items()}
 
 
+def _beginning(call: Call) -> blake2b:
+    """Return the digest of no tokens yet: what two models say in the same tokens is not the same."""
+    return blake2b(call.policy.encode(), digest_size=_DIGEST_BYTES)
+
+
 def _longest(head: Call, ends: Mapping[_End, str], lengths: list[int]) -> tuple[int, str] | None:
     """Return the length and the id of the longest call that a prompt begins with."""
-    running, position, width = blake2b(digest_size=_DIGEST_BYTES), 0, head.prompt_delta.itemsize
+    running, position, width = _beginning(head), 0, head.prompt_delta.itemsize
     prompt = memoryview(head.prompt_delta.tobytes())
     best: tuple[int, str] | None = None
     for length in lengths[: bisect_right(lengths, len(head.prompt_delta))]:

@@ -40,6 +40,7 @@ def laid(prefix: Int32s, chain: Ordered[Call]) -> Sequence:
         temperatures=temperatures,
         calls=[call.id for call in chain],
         agent=chain[0].agent,
+        policy=chain[0].policy,
         turns=turns,
     )
 

@@ -13,13 +13,22 @@ from collections.abc import Sequence as Ordered
 
 from msgspec import structs
 
-from nexrl.records import Call, Drift, Int32s, Outcome, Reward, Sequence, Trajectory, encode
+from nexrl.records import (
+    GREEDY,
+    INEXACT,
+    MISSING_PARENT,
+    Call,
+    Drift,
+    Int32s,
+    Outcome,
+    Reward,
+    Sequence,
+    Trajectory,
+    encode,
+)
 from nexrl_ingest.assembly import laying
 from nexrl_ingest.assembly.joining import joined
 
-INEXACT = "inexact"
-MISSING_PARENT = "missing-parent"
-GREEDY = "greedy"
 Children = dict[str | None, list[Call]]
 
 

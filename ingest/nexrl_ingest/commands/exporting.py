@@ -55,8 +55,10 @@ def export(
     where = one_of(data, url)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out}: it exists and is not an empty directory; give another")
-    rows, sessions = asyncio.run(_export(where, run, out, _WRITERS[format]))
+    rows, sessions, left_out = asyncio.run(_export(where, run, out, _WRITERS[format]))
     typer.echo(f"{rows} rows of {sessions} rollouts written to {out}")
+    if left_out:
+        typer.echo(f"{left_out} of the sessions there are in no group, so of no run, and are left out", err=True)
 
 
 def one_of(data: Path | None, url: str | None) -> str:
@@ -66,7 +68,8 @@ def one_of(data: Path | None, url: str | None) -> str:
     return str(data) if data else str(url)
 
 
-async def _export(where: str, run: str | None, out: Path, kind: type[Writer]) -> tuple[int, int]:
+async def _export(where: str, run: str | None, out: Path, kind: type[Writer]) -> tuple[int, int, int]:
+    """Return how many rows were written, of how many rollouts, and how many sessions belong to no run."""
     written: Counter[str] = Counter()
     async with opened(where) as source:
         name = await run_of(source, where, run)
@@ -76,7 +79,8 @@ async def _export(where: str, run: str | None, out: Path, kind: type[Writer]) ->
                 written[row.session] += 1
             if not written:
                 raise RunError(f"run {name!r}: {where} has no final rollout of it")
-    return written.total(), len(written)
+        ungrouped = sum(one.group is None for one in await source.sessions())
+    return written.total(), len(written), ungrouped
 
 
 async def run_rows(source: Source, run: str) -> AsyncIterator[Row]:

@@ -30,6 +30,8 @@ class Row(Struct, frozen=True, kw_only=True):
     sequence: int
     """Its number in the rollout; -1 for a rollout without sequences."""
     agent: str | None
+    policy: str
+    """Which of several models that learn sampled it; empty for the first."""
     calls: list[str]
     ids: list[int]
     loss_mask: list[int]
@@ -70,10 +72,11 @@ def rows_of(found: Recorded) -> list[Row]:
 def _laid(number: int, sequence: Sequence | None, calls: Mapping[str, Call]) -> dict[str, Any]:
     if sequence is None:
         lists = ("calls", "ids", "loss_mask", "logprobs", "weight_versions", "temperatures", "messages")
-        return {"sequence": number, "agent": None} | {name: [] for name in lists}
+        return {"sequence": number, "agent": None, "policy": ""} | {name: [] for name in lists}
     return {
         "sequence": number,
         "agent": sequence.agent,
+        "policy": sequence.policy,
         "calls": sequence.calls,
         "ids": list(sequence.ids),
         "loss_mask": list(sequence.loss_mask),

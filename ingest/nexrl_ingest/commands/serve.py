@@ -12,7 +12,7 @@ import typer
 from aiohttp import web
 
 from nexrl.errors import ConfigError
-from nexrl.keys import admin_key
+from nexrl.keys import admin_key, kept_key_note
 from nexrl.service import run_loop, serve_until_stopped
 from nexrl_ingest.app import make_app
 from nexrl_ingest.forwarding import forwarder as forwarding
@@ -77,6 +77,8 @@ async def _serve(
 ) -> None:
     with contextlib.ExitStack() as stack:
         key = _prepare(data)
+        if note := kept_key_note(data):
+            typer.echo(f"nexrl ingest: {note}", err=True)
         stack.enter_context(_sole_owner(data))
         store = open_store(data, database)
         stack.callback(store.close)

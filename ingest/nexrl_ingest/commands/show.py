@@ -21,6 +21,7 @@ from rich.tree import Tree
 from nexrl.errors import ConfigError
 from nexrl.records import Sequence
 from nexrl_ingest.assembly import sequences
+from nexrl_ingest.commands.decoding import Decoder, Decoders
 from nexrl_ingest.commands.session_table import fitted, rewards_of, status_of
 from nexrl_ingest.commands.sources import Recorded, opened, recorded
 from nexrl_ingest.wire import SessionSummary
@@ -29,7 +30,10 @@ SAMPLED, CONTEXT = "bold green", "dim"
 UNFOLDED = 1_000_000
 """Cells, where no terminal has a width: a line is as long as it is."""
 _SHOWN_ID = 8
-Decoder = Callable[[list[int]], str]
+_MORE = "these are the latest {}; there are more: --limit N shows the latest N"
+_NUMBERS = (
+    "tokens are shown by their numbers: --model DIR, the directory of the model or its tokenizer.json, gives text"
+)
 Where = Annotated[
     str,
     typer.Argument(
@@ -54,10 +58,13 @@ def sessions(
     Example: nexrl sessions runs/short --limit 10
     """
     if json:
-        for one in asyncio.run(_listed(source, limit)):
+        listed = asyncio.run(_listed(source, limit + 1))
+        for one in listed[-limit:]:
             typer.echo(msgspec.json.encode(one))
+        if len(listed) > limit:
+            typer.echo(_MORE.format(limit), err=True)
         return
-    found, console = asyncio.run(_captured(source, None, limit)), Console()
+    (found, more), console = asyncio.run(_captured(source, None, limit)), Console()
     if not console.is_terminal:
         console.width = UNFOLDED
     if not found:
@@ -69,6 +76,8 @@ def sessions(
     console.print(table)
     if left_out:
         console.print(Text(f"no room for: {', '.join(left_out)}; a wider terminal or a pipe has it", style="dim"))
+    if more:
+        console.print(Text(_MORE.format(limit), style="dim"), soft_wrap=True)
 
 
 def trajectories(
@@ -76,20 +85,24 @@ def trajectories(
     session: Annotated[str | None, typer.Argument(help="Session to show; the latest ones where none is given.")] = None,
     limit: Annotated[int, typer.Option(help="Without a session, show this many.", min=1)] = 3,
     model: Annotated[
-        Path | None, typer.Option(help="Directory with the tokenizer; a run's own by default, ids are shown without.")
+        Path | None,
+        typer.Option(help="Directory with the tokenizer; by default a run's own. Without one, ids are shown."),
     ] = None,
 ) -> None:
     """Show sessions as trees of chains and as text, sampled tokens in colour, or between ⟦ and ⟧ without colours.
 
     Example: nexrl trajectories http://127.0.0.1:4318 my-attempt --model models/qwen3
     """
-    decode = _decoder(model or _newest_checkpoint(Path(source)))
-    found = asyncio.run(_captured(source, session, limit))
+    decoders = Decoders(source, model)
+    (found, more), console = asyncio.run(_captured(source, session, limit)), Console()
     if not found:
-        Console().print(_nothing(source))
+        console.print(_nothing(source))
     for one in found:
-        console = Console()
-        console.print(_panel(one, decode, marks=console.color_system is None))
+        console.print(_panel(one, decoders.of, marks=console.color_system is None))
+    if decoders.lacking:
+        console.print(Text(_NUMBERS, style="dim"), soft_wrap=True)
+    if more:
+        console.print(Text(_MORE.format(limit), style="dim"), soft_wrap=True)
 
 
 async def _listed(source: str, limit: int) -> list[SessionSummary]:
@@ -97,14 +110,14 @@ async def _listed(source: str, limit: int) -> list[SessionSummary]:
         return (await where.sessions(limit=limit))[::-1]
 
 
-async def _captured(source: str, session: str | None, limit: int) -> list[Recorded]:
-    """Read one session, or the latest ones with model calls, the latest last."""
+async def _captured(source: str, session: str | None, limit: int) -> tuple[list[Recorded], bool]:
+    """Read one session, or the latest ones with model calls, the latest last; and say whether there are more."""
     async with opened(source) as where:
-        chosen = await where.sessions(session=session, limit=limit)
+        chosen = await where.sessions(session=session, limit=limit + 1)
         if session and not chosen:
             raise ConfigError(f"session {session!r} is not in {source}; `nexrl sessions {source}` lists what is")
-        found = [(one, await recorded(where, one.session, one.group)) for one in reversed(chosen)]
-        return [structs.replace(item, tags=one.tags) for one, item in found]
+        found = [(one, await recorded(where, one.session, one.group)) for one in reversed(chosen[:limit])]
+        return [structs.replace(item, tags=one.tags) for one, item in found], len(chosen) > limit
 
 
 def _nothing(source: str) -> Text:
@@ -115,13 +128,14 @@ def _nothing(source: str) -> Text:
     )
 
 
-def _panel(found: Recorded, decode: Decoder, *, marks: bool) -> Panel:
+def _panel(found: Recorded, decoders: Callable[[str], Decoder], *, marks: bool) -> Panel:
     trajectory = found.trajectory
     parts: list[RenderableType] = [chain_tree(found)]
     for number, sequence in enumerate(trajectory.sequences):
         agent = f", agent {sequence.agent}" if sequence.agent else ""
-        heading = f"sequence {number}: {len(sequence.ids)} tokens, {sum(sequence.loss_mask)} sampled{agent}"
-        parts += [Text(heading, style="bold"), coloured(sequence, decode, marks=marks)]
+        policy = f", policy {sequence.policy}" if sequence.policy else ""
+        heading = f"sequence {number}: {len(sequence.ids)} tokens, {sum(sequence.loss_mask)} sampled{agent}{policy}"
+        parts += [Text(heading, style="bold"), coloured(sequence, decoders(sequence.policy), marks=marks)]
     if not trajectory.sequences:
         parts.append(Text("no sequence can be laid out", style="yellow"))
     parts += [Text(f"drift: call {item.call}: {item.reason}", style="yellow") for item in trajectory.drift]
@@ -157,21 +171,3 @@ def coloured(sequence: Sequence, decode: Decoder, *, marks: bool = False) -> Tex
         piece = decode([token for _, token in pairs])
         text.append(f"⟦{piece}⟧" if sampled and marks else piece, style=SAMPLED if sampled else CONTEXT)
     return text
-
-
-def _newest_checkpoint(directory: Path) -> Path | None:
-    """Return where a run directory has its tokenizer, None where this is no run directory or has none yet."""
-    found = sorted(directory.glob("checkpoints/step-*/tokenizer.json"))
-    return found[-1].parent if found else None
-
-
-def _decoder(model: Path | None) -> Decoder:
-    if model is None:
-        return lambda ids: " ".join(map(str, ids)) + " "
-    from tokenizers import Tokenizer
-
-    path = model / "tokenizer.json"
-    if not path.is_file():
-        raise ConfigError(f"--model {model}: no tokenizer.json there; give a model directory in Hugging Face layout")
-    tokenizer = Tokenizer.from_file(str(path))
-    return lambda ids: tokenizer.decode(ids, skip_special_tokens=False)

@@ -30,6 +30,10 @@ from nexrl_ingest.wire import (
 T = TypeVar("T")
 PAGE = 200
 MOST_NAMED = 20
+UNGROUPED = (
+    "its sessions are in no group, since nobody planned them and no run has learned from them; "
+    "`nexrl trajectories {0}` shows them, and GET /api/sessions/ID/trajectory has them as JSON"
+)
 
 
 class Source(Protocol):
@@ -82,7 +86,11 @@ async def run_of(source: Source, where: str, run: str | None) -> str:
         return known[0]
     if run in known:
         return run
-    listed = f"it has {', '.join(known[:MOST_NAMED])}{' ...' * (len(known) > MOST_NAMED)}" if known else "it has no run"
+    if not known:
+        captured = await source.sessions(limit=1)
+        why = UNGROUPED.format(where) if captured else "nothing is captured there"
+        raise RunError(f"{where}: it has no run: {why}")
+    listed = f"it has {', '.join(known[:MOST_NAMED])}{' ...' * (len(known) > MOST_NAMED)}"
     raise RunError(f"{where}: {listed}; " + (f"none is called {run!r}" if run else "say which: --run NAME"))
 
 

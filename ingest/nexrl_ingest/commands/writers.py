@@ -156,6 +156,7 @@ def _schema(arrow: Any) -> Any:
             ("rewards", text),
             ("sequence", arrow.int32()),
             ("agent", text),
+            ("policy", text),
             ("calls", arrow.list_(text)),
             ("ids", numbers),
             ("loss_mask", arrow.list_(arrow.int8())),

@@ -73,16 +73,23 @@ def lease(connection: Connection, request: LeaseRequest, now_ns: int) -> list[Gr
     return grants
 
 
-def ack(connection: Connection, leases: Iterable[str], now_ns: int) -> None:
-    """Take groups out of the pool for good; raises ConflictError for a lease that ran out or was given back."""
+def ack(connection: Connection, leases: Iterable[str], now_ns: int) -> int:
+    """Take groups out of the pool for good; return how many of them were not before.
+
+    Raises ConflictError for a lease that ran out or was given back.
+    """
+    taken = 0
     for lease_id in leases:
         group, state = _held(connection, lease_id, now_ns)
         if state not in {"leased", "acked"}:
             raise ConflictError(
                 f"lease {lease_id!r} of group {group!r} is {state}: the group went back to the pool; lease it again"
             )
-        connection.execute("UPDATE leases SET state = 'acked' WHERE id = ?", (lease_id,))
-        connection.execute("UPDATE groups SET done = 1 WHERE id = ?", (group,))
+        if state == "leased":
+            connection.execute("UPDATE leases SET state = 'acked' WHERE id = ?", (lease_id,))
+            connection.execute("UPDATE groups SET done = 1 WHERE id = ?", (group,))
+            taken += 1
+    return taken
 
 
 def nack(connection: Connection, leases: Iterable[str], now_ns: int) -> None:

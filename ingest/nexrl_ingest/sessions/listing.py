@@ -41,6 +41,7 @@ def _summary(connection: Connection, session: str, run: str | None, group: str |
         run=run,
         group=group,
         status=outcome.status if outcome else "open",
+        reason=outcome.reason if outcome else "",
         calls=count_calls(connection, session),
         rewards=ledger.named(ledger.rewards_of(connection, session)),
         tags=ledger.tags_of(connection, session),

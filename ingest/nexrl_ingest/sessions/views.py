@@ -32,6 +32,8 @@ class CallView(Struct, frozen=True, kw_only=True):
     drift: str | None
     exact: bool
     agent: str | None
+    policy: str
+    """Which of several models that learn sampled it; empty for the first."""
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
     reply: dict[str, Any]
@@ -66,6 +68,7 @@ class SequenceView(Struct, frozen=True, kw_only=True):
     """None where the mask is 0."""
     temperatures: list[float]
     agent: str | None
+    policy: str
 
 
 class TrajectoryView(Struct, frozen=True, kw_only=True):
@@ -121,6 +124,7 @@ def _call(call: Call, prompt_tokens: int | None, extends: str | None) -> CallVie
         drift=call.drift,
         exact=call.exact,
         agent=call.agent,
+        policy=call.policy,
         messages=call.messages,
         tools=call.tools,
         reply=call.reply,
@@ -142,4 +146,5 @@ def _sequence(sequence: Sequence) -> SequenceView:
         weight_versions=[value if kept else None for value, kept in zip(sequence.weight_versions, mask, strict=True)],
         temperatures=list(sequence.temperatures),
         agent=sequence.agent,
+        policy=sequence.policy,
     )

@@ -22,11 +22,17 @@ class Leading:
         self._raw: Raw | None = None
         self._held: set[str] = set()
         self._turn = threading.Lock()
+        self._closed = False
 
     def leads(self, task: str) -> bool:
-        """Whether the task is this replica's; takes it where it is nobody's. Raises UnavailableError."""
+        """Whether the task is this replica's; takes it where it is nobody's. Raises UnavailableError.
+
+        Once closed, nothing is.
+        """
         try:
             with self._turn:
+                if self._closed:
+                    return False
                 raw = self._connection()
                 if task not in self._held:
                     [taken] = raw.execute("SELECT pg_try_advisory_lock(%s)", (_key(task),)).fetchone() or (False,)
@@ -37,7 +43,12 @@ class Leading:
             raise UnavailableError(f"{self._where} cannot be asked: {line(error)}; try again") from error
 
     def close(self) -> None:
-        """Leave all tasks to others."""
+        """Leave all tasks to others, for good."""
+        with self._turn:
+            self._closed = True
+            self._leave()
+
+    def _leave(self) -> None:
         if self._raw is not None:
             self._raw.close()
         self._raw = None
@@ -45,7 +56,7 @@ class Leading:
 
     def _connection(self) -> Raw:
         if self._raw is None or not alive(self._raw):
-            self.close()
+            self._leave()
             self._raw = connect(self._url)
         return self._raw
 

@@ -34,6 +34,10 @@ _TAKE_TURNS = "SELECT pg_advisory_xact_lock(474148794988)"
 """The lock's key is "nexrl" as a number."""
 _RACES = (errors.DeadlockDetected, errors.SerializationFailure)
 _WORKS_FAULT = (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError, psycopg.NotSupportedError)
+_OTHER_TABLES = (
+    *(errors.DuplicateTable, errors.DuplicateColumn, errors.DuplicateObject),
+    *(errors.UndefinedTable, errors.UndefinedColumn),
+)
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +50,7 @@ class PostgresStore:
             with contextlib.closing(connect(url)) as raw:
                 _prepare(raw, self.where)
         except psycopg.Error as error:
-            raise ConfigError(f"{self.where}: {line(error)}; give the URL of a database that can be written") from error
+            raise ConfigError(f"{self.where}: {line(error)}; {_remedy(error)}") from error
         self._url = url
         self.bell = Bell()
         self._commits = GroupCommit(_Transactions(url, self.where), self.bell)
@@ -173,6 +177,15 @@ def _reclaim(url: str, name: str) -> None:
         raise UnavailableError(f"{name} cannot be vacuumed: {line(error)}; try again") from error
 
 
+def _remedy(error: psycopg.Error) -> str:
+    if isinstance(error, _OTHER_TABLES):
+        return (
+            f"its schema {SCHEMA} has other tables than its version says: restore it from a backup, drop it, or give "
+            "the URL of another database"
+        )
+    return "give the URL of a database that can be written"
+
+
 def _prepare(raw: Raw, name: str) -> None:
     """Make or upgrade the tables, one replica at a time."""
     raw.execute("BEGIN")
@@ -188,6 +201,7 @@ def _prepare(raw: Raw, name: str) -> None:
         raw.execute("ALTER TABLE blocks ALTER COLUMN body SET STORAGE EXTERNAL")
         raw.execute("DELETE FROM schema_version")
         raw.execute("INSERT INTO schema_version VALUES (%s)", (VERSION,))
+    raw.execute("SELECT 1 FROM blocks LIMIT 0")
     raw.execute("COMMIT")
     if raw.execute("SHOW fsync").fetchone() == ("off",):
         _log.warning("%s runs with fsync = off: what is acknowledged is lost in a power cut", name)

@@ -112,7 +112,7 @@ def private_app(app: web.Application) -> web.Application:
 
 async def learn(private: web.Application, peers: Peers, others: Sequence[int]) -> None:
     """Let a worker that starts stand where the others do, unless it is told something newer meanwhile."""
-    told, pool = private[STANDING], private[MODELS].own.sampler.pool
+    told, pools = private[STANDING], private[MODELS].pools
     before = told.changes
     found = [standing for standing in await asyncio.gather(*map(peers.standing, others)) if standing]
     if told.changes != before:
@@ -120,9 +120,9 @@ async def learn(private: web.Application, peers: Peers, others: Sequence[int]) -
     versions = [standing["weight_version"] for standing in found if standing["weight_version"] is not None]
     if versions:
         told.weight_version = max(versions)
-        pool.release(weight_version=told.weight_version)
+        pools.release(weight_version=told.weight_version)
     if any(standing["held"] for standing in found):
-        pool.hold()
+        pools.hold()
 
 
 def for_all(peers: Peers) -> Middleware:
@@ -152,13 +152,13 @@ async def _release(request: web.Request) -> web.StreamResponse:
 
 async def _stats(request: web.Request) -> web.StreamResponse:
     require_admin(request.headers, request.app[ACCESS].admin_key)
-    pool = request.app[MODELS].own.sampler.pool.describe()
-    return json_response({**operating.figures(request.app), **pool, "pid": os.getpid()})
+    pools = request.app[MODELS].pools.describe()
+    return json_response({**operating.figures(request.app), **pools, "pid": os.getpid()})
 
 
 async def _standing(request: web.Request) -> web.StreamResponse:
     require_admin(request.headers, request.app[ACCESS].admin_key)
-    held = request.app[MODELS].own.sampler.pool.describe()["held"]
+    held = request.app[MODELS].pools.describe()["held"]
     return json_response({"held": held, "weight_version": request.app[STANDING].weight_version})
 
 

@@ -36,6 +36,8 @@ class Datum(Struct, frozen=True, kw_only=True):
     """float32 [T], logprobs under the teacher."""
     session: str
     """The attempt it came from: datums of one rollout have the same."""
+    policy: str = ""
+    """The model that sampled it, and learns from it: see `Call.policy`."""
 
     @property
     def trained_tokens(self) -> int:
@@ -61,10 +63,18 @@ def minibatches(datums: Sequence[Datum], count: int) -> list[list[Datum]]:
 
 
 def weighed(batch: Sequence[Datum], normalisation: str, constant: int | None = None) -> list[Datum]:
-    """Return a minibatch with the weight of each trained token, so that the loss of the whole is a plain sum."""
-    lengths = [datum.trained_tokens for datum in batch]
-    weights = token_weights(lengths, [datum.session for datum in batch], normalisation, constant)
-    return [
-        structs.replace(datum, weights=Float32s(weight * flag for flag in datum.loss_mask))
-        for datum, weight in zip(batch, weights, strict=True)
-    ]
+    """Return a minibatch with the weight of each trained token, so that the loss of each model is a plain sum.
+
+    What one model learns from counts as it would if it were alone. Models stand one after the other in what is
+    returned, each with its datums in their order.
+    """
+    made: list[Datum] = []
+    for policy in dict.fromkeys(datum.policy for datum in batch):
+        own = [datum for datum in batch if datum.policy == policy]
+        lengths = [datum.trained_tokens for datum in own]
+        weights = token_weights(lengths, [datum.session for datum in own], normalisation, constant)
+        made += [
+            structs.replace(datum, weights=Float32s(weight * flag for flag in datum.loss_mask))
+            for datum, weight in zip(own, weights, strict=True)
+        ]
+    return made

@@ -10,15 +10,15 @@ from msgspec import Struct, structs
 from nexrl.records import Float32s, TrainingGroup
 from nexrl_trainer.batches.datums import Datum
 from nexrl_trainer.batches.selection import Selection, lay_out, less_kl, select
-from nexrl_trainer.policy.service import TrainService
+from nexrl_trainer.policy.service import Learns
 from nexrl_trainer.recipe.algorithm import Algorithm
 
 
 class Scorers(Struct, frozen=True, kw_only=True):
     """Policies that are asked for logprobs and never trained; None where the recipe has no use for one."""
 
-    reference: TrainService | None = None
-    teacher: TrainService | None = None
+    reference: Learns | None = None
+    teacher: Learns | None = None
 
 
 async def choose(groups: Sequence[TrainingGroup], algorithm: Algorithm, version: int, scorers: Scorers) -> Selection:

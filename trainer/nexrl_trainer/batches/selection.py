@@ -197,6 +197,7 @@ def _datum(item: Laid, session: str, algorithm: Algorithm, version: int) -> tupl
         advantages=Float32s([0.0] * len(mask)),
         weights=Float32s(map(float, mask)),
         session=session,
+        policy=item.policy,
     )
     return datum, taken
 

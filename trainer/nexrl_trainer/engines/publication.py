@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from pathlib import Path
 
 from safetensors import safe_open
@@ -24,8 +24,8 @@ BYTES = 4
 
 
 @contextlib.contextmanager
-def weights_folder(recipe: Recipe, directory: RunDirectory, model: Path) -> Generator[Path]:
-    """Yield the folder for the weights of `model`; one in memory is gone afterwards.
+def weights_folder(recipe: Recipe, directory: RunDirectory, models: Collection[Path]) -> Generator[Path]:
+    """Yield the folder for the weights of these models; one in memory is gone afterwards.
 
     Raises ConfigError where the memory has no room for two versions: the engine's, and the one that replaces it.
     """
@@ -35,7 +35,7 @@ def weights_folder(recipe: Recipe, directory: RunDirectory, model: Path) -> Gene
     folder = _in_memory(directory)
     # A run that was killed left its own behind.
     shutil.rmtree(folder, ignore_errors=True)
-    _refuse_too_large(model)
+    _refuse_too_large(models)
     try:
         folder.mkdir(mode=0o700)
     except OSError as error:
@@ -51,13 +51,14 @@ def _in_memory(directory: RunDirectory) -> Path:
     return SHARED_MEMORY / f"nexrl-{os.getuid()}-{name}"
 
 
-def _refuse_too_large(model: Path) -> None:
+def _refuse_too_large(models: Collection[Path]) -> None:
     if not SHARED_MEMORY.is_dir():
         raise ConfigError(f"engine.publication=shared_memory: no {SHARED_MEMORY} on this machine; use disk")
-    needed, free = 2 * BYTES * _count(model), shutil.disk_usage(SHARED_MEMORY).free
+    needed, free = 2 * BYTES * sum(map(_count, models)), shutil.disk_usage(SHARED_MEMORY).free
     if needed > free:
+        named = ", ".join(map(str, models))
         raise ConfigError(
-            f"engine.publication=shared_memory: two versions of {model} take {needed / 2**20:,.0f} MiB, "
+            f"engine.publication=shared_memory: two versions of {named} take {needed / 2**20:,.0f} MiB, "
             f"{SHARED_MEMORY} has {free / 2**20:,.0f} free: use disk, or make it larger (in a container: --shm-size)"
         )
 

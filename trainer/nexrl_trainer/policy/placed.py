@@ -5,6 +5,7 @@ the actor.
 """
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from msgspec import Struct
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -25,6 +27,15 @@ from nexrl_trainer.recipe.train import Train
 
 PLACEMENT_S = 120.0
 """A cluster that grows by itself may add nodes in this time."""
+
+
+class Place(Struct, frozen=True):
+    """Where a rank computes."""
+
+    node: str
+    """Ray's id of the machine."""
+    gpus: str
+    """Its CUDA_VISIBLE_DEVICES; empty without a GPU."""
 
 
 class _Worker:
@@ -41,6 +52,9 @@ class _Worker:
         with socket.socket() as probe:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def place(self) -> Place:
+        return Place(ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 
     def open(self, model: str, config: Train, rank: int, meeting_point: tuple[str, int]) -> None:
         if config.backend == "torch":
@@ -127,6 +141,10 @@ class PlacedTrainService:
             *(_answer(actor.open.remote(str(model), config, rank, meeting_point)) for rank, actor in enumerate(actors))
         )
         return service
+
+    async def place(self) -> Place:
+        """Return where the first rank computes."""
+        return await _answer(self._actors[0].place.remote())
 
     async def capabilities(self) -> Capabilities:
         return await self._all("capabilities")

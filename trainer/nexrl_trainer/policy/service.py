@@ -48,10 +48,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     """Beginnings that sequences of a batch share are computed once."""
 
 
-class TrainService(Protocol):
-    """What the loop asks of a backend."""
-
-    async def capabilities(self) -> Capabilities: ...
+class Learns(Protocol):
+    """What the loop asks of a backend, or of several as one (`routed.py`)."""
 
     async def forward(self, datums: list[Datum]) -> list[Float32s]:
         """Return logprobs float32 [T] per datum under the current weights, 0 where the mask is 0."""
@@ -80,6 +78,12 @@ class TrainService(Protocol):
     async def load(self, folder: Path) -> None:
         """Restore what `save` wrote, on whatever backend and number of ranks."""
         ...
+
+
+class TrainService(Learns, Protocol):
+    """A backend: one model that learns."""
+
+    async def capabilities(self) -> Capabilities: ...
 
     async def publish_weights(self, folder: Path) -> None:
         """Write the weights alone, in Hugging Face layout, where engines can read them."""

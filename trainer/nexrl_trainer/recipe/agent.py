@@ -48,6 +48,8 @@ class Agent(Part, frozen=True, kw_only=True):
     """System prompt for `environment`, with the same `{name}`s."""
     max_turns: Positive = 32
     """The model's replies after which an episode of `environment` is cut off; what it has earned by then counts."""
+    max_tokens: Positive | None = None
+    """Tokens after which each of these replies ends; none leaves it to `proxy.sampling`, and to the model's context."""
     kubernetes: Kubernetes | None = None
     """A container image: a Job in a cluster for each attempt, made from a template."""
     workers: Positive | None = None
@@ -90,7 +92,7 @@ class Agent(Part, frozen=True, kw_only=True):
             raise ValueError("agent.workers is about agent.callable: others have a process for each attempt")
         if self.kubernetes:
             self._check_kubernetes()
-        of_environments = ("system", "max_turns")
+        of_environments = ("system", "max_turns", "max_tokens")
         if not self.environment and (named := [name for name in self.changed() if name in of_environments]):
             raise ValueError(f"agent.{named[0]} is about environments: remove it, or use agent.environment")
         if self.preload:

@@ -11,6 +11,7 @@ MAY_CHANGE = frozenset({
     "steps", "evaluation.every", "evaluation.patience", "trackers", "folder",
     # How agents are run. One that times out is a failed rollout, from which nothing is learned.
     "agent.concurrency", "agent.workers", "agent.timeout_s", "agent.attempts", "agent.limits", "agent.keep_files",
+    "agent.preload",
     "agent.kubernetes.proxy", "agent.kubernetes.ingest", "agent.kubernetes.namespace", "agent.kubernetes.context",
     "agent.kubernetes.start_s",
     # What fits the machine: the same sums, but for the order that they are added up in.

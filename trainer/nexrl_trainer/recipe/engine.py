@@ -8,6 +8,8 @@ from msgspec import field
 from nexrl_trainer.recipe.part import Part, Positive
 
 Flag = bool | int | float | str | list[str]
+SENT = ("tensors", "broadcast")
+"""Ways of publication in which weights are no files to the engine."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OURS = {
     "model-path": "model.path",
@@ -45,10 +47,11 @@ class Engine(Part, frozen=True, kw_only=True):
     updates: Literal["in_flight", "drained"] = "in_flight"
     """New weights come under running requests, every token of which then names its weights, or once nothing runs.
     SGLang before 0.5.23 names one version a request, and vLLM none: they take `drained` alone."""
-    publication: Literal["disk", "shared_memory", "tensors"] = "disk"
+    publication: Literal["disk", "shared_memory", "tensors", "broadcast"] = "disk"
     """How new weights reach the engine. It reads them, in the run directory, which several machines may share, or in
     memory (/dev/shm), where trainer and engine are on this one: `ray.address` none, an SGLang server on localhost. Or
-    they are sent to it in requests (`tensors`, SGLang alone), and no files are shared."""
+    they are sent to it, and no files are shared (SGLang alone): in requests to each (`tensors`), or to all engines at
+    once, by a process group over NCCL between GPUs, over Gloo between CPUs (`broadcast`)."""
     verify: bool = False
     """After each publication the engine's checksums of its tensors are compared with the published ones, and a tensor
     that differs ends the run. SGLang can say where one server is one rank, vLLM cannot."""
@@ -73,27 +76,35 @@ class Engine(Part, frozen=True, kw_only=True):
                 raise ValueError(f"engine.flags.{name}: follows from {OURS[name]}; remove it")
             if value is False:
                 raise ValueError(f"engine.flags.{name}=false: a flag is there or it is not; remove it")
-        if self.publication == "tensors" and self.kind != "sglang":
-            raise ValueError(f"engine.publication=tensors: kind '{self.kind}' reads files; use disk or shared_memory")
+        if self.publication in SENT and self.kind != "sglang":
+            raise ValueError(
+                f"engine.publication={self.publication}: kind '{self.kind}' reads files; use disk or shared_memory"
+            )
+        if self.publication == "broadcast" and self.colocated:
+            raise ValueError(
+                "engine.publication=broadcast: NCCL connects no two processes on one GPU, where engine.colocated has "
+                "trainer and engine; use disk, shared_memory or tensors"
+            )
         if self.kind == "vllm" and self.verify:
             raise ValueError("engine.verify: vLLM lays out weights as its kernels want them; set engine.verify=false")
         if self.kind == "vllm" and self.updates != "drained":
             raise ValueError("engine.updates=in_flight: vLLM does not say which weights sampled a token; set drained")
-        self._check_urls()
+        self.check_addresses("engine.url", self.urls)
 
-    def _check_urls(self) -> None:
-        for url in self.urls:
+    def check_addresses(self, setting: str, urls: list[str]) -> None:
+        """Raise ValueError where engines that run already could not be used at what a setting says."""
+        for url in urls:
             if urlsplit(url).scheme not in {"http", "https"}:
-                raise ValueError(f"engine.url={url}: give addresses like http://host:30000")
+                raise ValueError(f"{setting}={url}: give addresses like http://host:30000")
             if self.publication == "shared_memory" and urlsplit(url).hostname not in LOOPBACK:
-                raise ValueError(f"engine.publication=shared_memory: engine.url={url} is not on this machine; use disk")
-        if len(set(self.urls)) < len(self.urls):
-            raise ValueError(f"engine.url={self.url} names an engine twice; give each once")
+                raise ValueError(f"engine.publication=shared_memory: {setting}={url} is not on this machine; use disk")
+        if len(set(urls)) < len(urls):
+            raise ValueError(f"{setting}={','.join(urls)} names an engine twice; give each once")
 
     @property
     def urls(self) -> list[str]:
         """Addresses of the engines that are running already."""
-        return [url.strip().rstrip("/") for url in (self.url or "").split(",") if url.strip()]
+        return addresses(self.url)
 
     @property
     def started(self) -> int:
@@ -104,6 +115,11 @@ class Engine(Part, frozen=True, kw_only=True):
     def way(self) -> str:
         """How the run comes by its engines: `embedded`, `sglang` or `vllm`, started for it, or `attached`."""
         return "attached" if self.url else self.kind
+
+
+def addresses(given: str | None) -> list[str]:
+    """Return the URLs of a list that is separated by commas."""
+    return [url.strip().rstrip("/") for url in (given or "").split(",") if url.strip()]
 
 
 ONLY_OF = {

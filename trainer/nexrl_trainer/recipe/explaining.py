@@ -5,12 +5,14 @@ msgspec finds what is wrong and names the path; this adds what msgspec cannot kn
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from msgspec import inspect
 
+from nexrl_trainer.recipe.notes import notes_of_settings
+from nexrl_trainer.recipe.remedies import choices, fits, flat, remedy
 from nexrl_trainer.recipe.tree import Recipe
 
 Steps = tuple[str, ...]
@@ -18,6 +20,10 @@ Steps = tuple[str, ...]
 _PLACE = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`$")
 _EXPECTED = re.compile(r"^Expected `[^`]*`")
+_BOUND = re.compile(r"^Expected `[^`]*` [<>]")
+_WORD = re.compile(r"^Invalid enum value '(?P<word>.*)'$", re.DOTALL)
+_ANY = "..."
+"""What msgspec calls the key of a mapping."""
 _SHOWN = 60
 _MEANT = 3
 """Settings that are offered at most, of several parts that have one of a name."""
@@ -26,7 +32,7 @@ CLOSE = 0.7
 
 
 def explained(said: str, tree: Mapping[str, Any], file: str, settings: Mapping[str, Steps]) -> str:
-    """Return what msgspec said of a tree, with the near name or the value, and the file or the setting to look at.
+    """Return what msgspec said of a tree, with what was meant, the value, and the file or the setting to look at.
 
     `settings` won over the file: what each is called, and its path.
 
@@ -35,21 +41,33 @@ def explained(said: str, tree: Mapping[str, Any], file: str, settings: Mapping[s
     """
     place = _PLACE.search(said)
     what, where = (said[: place.start()], place[0]) if place else (said, "")
-    path: Steps = tuple(re.findall(r"[^.\[\]]+", place["path"])) if place else ()
+    path: Steps = tuple(re.findall(r"\.\.\.|[^.\[\]]+", place["path"])) if place else ()
+    path = _with_key(tree, path)
     if unknown := _UNKNOWN.search(what):
         what += _near(unknown["name"], fields_at(path))
         path = (*path, unknown["name"])
-    elif _EXPECTED.search(what):
-        what += _value(_at(tree, path), after_got="got `" in what)
+    elif path and (word := _WORD.search(what)):
+        words = choices(types_at(path))
+        what += _close(word["word"], words)
+        where += f"; it is one of {', '.join(words)}"
+    elif path and _EXPECTED.search(what):
+        value = _at(tree, path)
+        what += _value(value, after_got="got `" in what)
+        where += _note(path) if _BOUND.search(what) else _sentence(remedy(path[-1], types_at(path), value))
     return f"{_source(path, file, settings)}: {what}{where}"
 
 
 def fields_at(path: Sequence[str]) -> list[str]:
     """Return the names that the part of the recipe at a path has; none where there is no part."""
-    types = _flat([inspect.type_info(Recipe)])
+    return [field.name for kind in types_at(path) if isinstance(kind, inspect.StructType) for field in kind.fields]
+
+
+def types_at(path: Sequence[str]) -> list[inspect.Type]:
+    """Return the types that a value at a path may have; none where the recipe has no such path."""
+    types = flat([inspect.type_info(Recipe)])
     for step in path:
-        types = _flat(below for kind in types for below in _below(kind, step))
-    return [field.name for kind in types if isinstance(kind, inspect.StructType) for field in kind.fields]
+        types = flat(below for kind in types for below in _below(kind, step))
+    return types
 
 
 def _below(kind: inspect.Type, step: str) -> list[inspect.Type]:
@@ -60,16 +78,39 @@ def _below(kind: inspect.Type, step: str) -> list[inspect.Type]:
     return [kind.value_type] if isinstance(kind, inspect.DictType) else []
 
 
-def _flat(kinds: Iterable[inspect.Type]) -> list[inspect.Type]:
-    return [one for kind in kinds for one in (kind.types if isinstance(kind, inspect.UnionType) else (kind,))]
+def _with_key(tree: Any, path: Steps) -> Steps:
+    """Return a path that ends in a mapping's key, which msgspec does not name, with that of the first wrong value."""
+    if not path or path[-1] != _ANY:
+        return path
+    found, kinds = _at(tree, path[:-1]), types_at(path)
+    wrong = [str(key) for key, value in found.items() if not fits(kinds, value)] if isinstance(found, dict) else []
+    return (*path[:-1], *wrong[:1]) if wrong else path
+
+
+def _note(path: Steps) -> str:
+    """Return what a setting is about."""
+    owners = [kind.cls for kind in types_at(path[:-1]) if isinstance(kind, inspect.StructType)]
+    notes, classes = notes_of_settings(), [one for owner in owners for one in owner.__mro__]
+    return _sentence(next((notes[at] for one in classes if (at := (one.__name__, path[-1])) in notes), ""))
+
+
+def _sentence(text: str) -> str:
+    return f"; {text}" if text else ""
 
 
 def _near(name: str, names: Sequence[str]) -> str:
     """Ask for the name that has these initials, as `lr` of `learning_rate`, is spelt nearly so, or is elsewhere."""
     short = [one for one in names if name == "".join(word[:1] for word in one.split("_"))]
-    near = short or difflib.get_close_matches(name, names, n=1, cutoff=CLOSE)
-    meant = near[:1] or [path for path in _all_paths() if path.endswith(f".{name}")][:_MEANT]
-    return f": did you mean {' or '.join(f'`{one}`' for one in meant)}?" if meant else ""
+    elsewhere = [path for path in _all_paths() if path.endswith(f".{name}")][:_MEANT]
+    return _meant(short[:1]) or _close(name, names) or _meant(elsewhere)
+
+
+def _close(name: str, names: Sequence[str]) -> str:
+    return _meant(difflib.get_close_matches(name, names, n=1, cutoff=CLOSE))
+
+
+def _meant(names: Sequence[str]) -> str:
+    return f": did you mean {' or '.join(f'`{one}`' for one in names)}?" if names else ""
 
 
 @lru_cache(maxsize=1)
@@ -79,7 +120,7 @@ def _all_paths() -> list[str]:
 
 
 def _paths_below(kind: inspect.Type, prefix: str) -> Iterator[str]:
-    for one in _flat([kind]):
+    for one in flat([kind]):
         if isinstance(one, inspect.StructType):
             for field in one.fields:
                 path = f"{prefix}.{field.name}" if prefix else field.name

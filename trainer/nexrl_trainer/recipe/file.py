@@ -27,7 +27,28 @@ _NOT_OURS = frozenset({ADMIN_KEY_VARIABLE, ENGINE_KEY_VARIABLE, INGEST_VARIABLE}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-3` as text; people mean the number."""
+    """YAML 1.1 reads `1e-3` as text; people mean the number. A key that stands twice is refused, as YAML has it."""
+
+    def __init__(self, text: str, name: str) -> None:
+        """`name` is what errors call the text."""
+        super().__init__(text)
+        self.name = name
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here and not where the mapping is made: `<<` has put others' keys into it by then.
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if first := lines.get((key.tag, key.value)):
+                raise yaml.YAMLError(
+                    f"{key.value!r} stands in line {first} and again in line {line}, and only one can count: "
+                    "remove the other"
+                )
+            lines[key.tag, key.value] = line
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -81,8 +102,13 @@ def _steps(item: str) -> tuple[str, ...]:
     return tuple(item.partition("=")[0].strip().split("."))
 
 
-def _parse(text: str) -> Any:
-    return yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+def _parse(text: str, name: str) -> Any:
+    """Return what YAML holds; raises yaml.YAMLError, which calls the text by the name."""
+    loader = _Loader(text, name)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _read(path: Path, environment: Mapping[str, str], seen: tuple[Path, ...]) -> Tree:
@@ -90,7 +116,7 @@ def _read(path: Path, environment: Mapping[str, str], seen: tuple[Path, ...]) ->
     if path in seen:
         raise ConfigError(f"{path} extends itself: {' -> '.join(str(item) for item in (*seen, path))}")
     try:
-        tree = _parse(path.read_text())
+        tree = _parse(path.read_text(), str(path))
     except OSError as error:
         raise ConfigError(f"recipe {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -127,7 +153,12 @@ def _substitute(value: Any, environment: Mapping[str, str], path: Path) -> Any:
 
     text = _VARIABLE.sub(look_up, value)
     # A value that is one variable takes the type its text has in YAML; "7" beside other text stays text.
-    return _parse(text) if _VARIABLE.fullmatch(value) else text
+    if not _VARIABLE.fullmatch(value):
+        return text
+    try:
+        return _parse(text, value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe {path}: {value} is {text!r}, which is no YAML value: {error}") from error
 
 
 def _merge(base: Tree, over: Tree) -> Tree:
@@ -149,6 +180,6 @@ def _assign(tree: Tree, item: str) -> None:
             raise ConfigError(f"{item!r}: {key!r} is a value, not a part of the recipe")
         tree = part
     try:
-        tree[path[-1]] = _parse(text)
+        tree[path[-1]] = _parse(text, item)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{item!r}: {text!r} is no YAML value") from error
+        raise ConfigError(f"{item!r}: {text!r} is no YAML value: {error}") from error

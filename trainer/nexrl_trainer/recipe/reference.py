@@ -2,22 +2,19 @@
 
     python -m nexrl_trainer.recipe.reference > docs/recipe.md
 
-The text beside each setting is the string that stands below its field in `tree.py` or in the file of its
-part; a test keeps the page true.
+The text beside each setting is its note (`notes.py`); a test keeps the page true.
 """
 
-import ast
-import inspect
 import sys
 from typing import Any, get_args, get_origin
 
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from nexrl_trainer.recipe import agent, algorithm, engine, kubernetes, proxy, sessions, tasks, trackers, train, tree
+from nexrl_trainer.recipe import tree
+from nexrl_trainer.recipe.notes import notes_of_settings
 from nexrl_trainer.recipe.part import Part
 
-MODULES = (tree, agent, algorithm, engine, kubernetes, proxy, sessions, tasks, train, trackers)
 HEAD = """# The recipe
 
 Every setting a recipe can have, its default, and what it does. A recipe is YAML; unknown keys and wrong types are
@@ -31,12 +28,12 @@ Written by `python -m nexrl_trainer.recipe.reference`.
 
 def reference() -> str:
     """Return docs/recipe.md."""
-    notes = _notes()
+    notes = notes_of_settings()
     sections = [HEAD, *_section("At the top", tree.Recipe, "", notes)]
     for field in msgspec.structs.fields(tree.Recipe):
         if inside := _part_inside(field.type):
-            part, _ = inside
-            sections += _section(f"`{field.name}`", part, f"{field.name}.", notes)
+            part, brackets = inside
+            sections += _section(f"`{field.name}`", part, f"{field.name}{brackets}.", notes)
     return "\n".join(sections) + "\n"
 
 
@@ -49,7 +46,7 @@ def _rows(part: type[Struct], prefix: str, notes: dict[tuple[str, str], str]) ->
     rows: list[str] = []
     inner: dict[tuple[type[Struct], str], list[str]] = {}
     for field in msgspec.structs.fields(part):
-        note = notes.get((part.__name__, field.name), "")
+        note = next((notes[at] for kind in part.__mro__ if (at := (kind.__name__, field.name)) in notes), "")
         if inside := _part_inside(field.type):
             inner.setdefault(inside, []).append(field.name)
         if not _is_part(field.type) or (note and prefix):
@@ -82,19 +79,6 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
     if field.default_factory is not NODEFAULT:
         return f"`{msgspec.json.encode(field.default_factory()).decode()}`"
     return "required"
-
-
-def _notes() -> dict[tuple[str, str], str]:
-    """Return {(class, field): text}: Python itself does not keep the strings below fields."""
-    found: dict[tuple[str, str], str] = {}
-    for part in (part for module in MODULES for part in ast.parse(inspect.getsource(module)).body):
-        if isinstance(part, ast.ClassDef):
-            for field, text in zip(part.body, part.body[1:], strict=False):
-                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                    assert isinstance(field.target, ast.Name)
-                    assert isinstance(text.value, ast.Constant)
-                    found[part.name, field.target.id] = " ".join(str(text.value.value).split())
-    return found
 
 
 if __name__ == "__main__":

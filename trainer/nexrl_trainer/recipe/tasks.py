@@ -75,8 +75,9 @@ class Curriculum(Part, frozen=True, kw_only=True):
 class Tasks(Part, frozen=True, kw_only=True):
     train: str | Annotated[list[Source], Meta(min_length=1)] | None = None
     """The path of one source, or a list of sources. None only where the run learns from `sessions`."""
-    heldout: str | Annotated[float, Meta(gt=0, lt=1)] | Annotated[list[Source], Meta(min_length=1)] | None = None
-    """Tasks that are never trained on: a path, a list of sources, or a share of `train` that is held out by its ids."""
+    heldout: str | float | Annotated[list[Source], Meta(min_length=1)] | None = None
+    """Tasks that are never trained on: a path, a list of sources, or a share of `train`, between 0 and 1, that is held
+    out by its ids."""
     order: Literal["shuffled", "listed", "curriculum"] = "shuffled"
     """Epochs over all tasks, shuffled anew each time by `seed`, or as they are listed; or tasks that succeed now and
     then before those that always or never do, drawn by what rollouts of each came to."""
@@ -90,6 +91,11 @@ class Tasks(Part, frozen=True, kw_only=True):
             nameless = self.sources[weighted.index(False)]
             raise ValueError(
                 f"tasks.train: {nameless.path} has no weight, others have one; give one to all, or to none"
+            )
+        if isinstance(self.heldout, float) and not 0 < self.heldout < 1:
+            raise ValueError(
+                f"tasks.heldout={self.heldout:g}: a number is a share of tasks.train, between 0 and 1, and no count; "
+                "write 0.1 for a tenth, or name a file; evaluation.limit says how many are evaluated"
             )
         if isinstance(self.heldout, list):
             for source in self.heldout:

@@ -1,5 +1,6 @@
 """What of a recipe goes together and what does not: refusals that concern more than one part. Pure."""
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ from nexrl_trainer.recipe.engine import LOOPBACK
 if TYPE_CHECKING:
     from nexrl_trainer.recipe.tree import Recipe
 
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 OF_SESSIONS = ("groups_per_step", "group_size")
 """What of `rollouts` is about sessions that nobody planned, too."""
 
@@ -19,6 +21,7 @@ def refuse_contradictions(it: "Recipe") -> None:
     _places(it)
     _pods(it)
     _names(it)
+    _policies(it)
     if it.sessions:
         _sessions(it)
         _singles(it)
@@ -43,6 +46,13 @@ def _places(it: "Recipe") -> None:
             f"engine.publication=shared_memory: with ray.address={it.ray.address}, trainer and engine may be on "
             "different machines; use disk"
         )
+    if it.engine.publication == "broadcast" and it.ray.address:
+        for url in it.engine.urls:
+            if urlsplit(url).hostname in LOOPBACK:
+                raise ValueError(
+                    f"engine.publication=broadcast: engine.url={url} is only this machine's, and with ray.address="
+                    f"{it.ray.address} the trainer may be on another; give the address at which others reach it"
+                )
     if it.engine.colocated and (it.sessions or it.rollouts.max_staleness):
         raise ValueError(
             "engine.colocated: sessions and rollouts with max_staleness are sampled while a step trains; set "
@@ -72,8 +82,40 @@ def _pods(it: "Recipe") -> None:
 
 
 def _names(it: "Recipe") -> None:
+    for name in it.policies:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"policies.{name}: a name has 1 to 60 letters, digits, '_' or '-'; give it another")
+        if name == it.name:
+            raise ValueError(f"policies.{name}: `model` is called so, as the run is; give this one another name")
+        if name in it.proxy.models:
+            raise ValueError(f"policies.{name}: proxy.models.{name} is another model; give one of them another name")
     if it.name in it.proxy.models:
         raise ValueError(f"proxy.models.{it.name}: the model that is trained is called so; give this one another name")
+
+
+def _policies(it: "Recipe") -> None:
+    if not it.policies:
+        return
+    if it.proxy.url:
+        raise ValueError(
+            f"policies: the proxy at proxy.url={it.proxy.url} does not know them; let the run start its own"
+        )
+    if it.engine.colocated:
+        raise ValueError("policies: engine.colocated is for one model; give engines GPUs of their own")
+    for name, path in it.algorithm.scorers.items():
+        if path:
+            raise ValueError(
+                f"policies: {path}, the algorithm's {name}, can score the tokens of one model alone; leave it out, or "
+                "train one model"
+            )
+    for name, policy in it.policies.items():
+        if bool(policy.url) != bool(it.engine.url):
+            raise ValueError(
+                f"policies.{name}.url={policy.url}, engine.url={it.engine.url}: name the engines of every model where "
+                "they run already, or of none"
+            )
+    urls = [*it.engine.urls, *(url for policy in it.policies.values() for url in policy.urls)]
+    it.engine.check_addresses("engine.url and policies.*.url", urls)
 
 
 def _planned(it: "Recipe") -> None:

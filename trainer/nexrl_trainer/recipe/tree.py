@@ -3,7 +3,6 @@
 What follows from other values is a property, so no file can set it inconsistently. Reading and merging is `file.py`.
 """
 
-import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +14,7 @@ from nexrl.rewards import TOTAL
 from nexrl_trainer.recipe.agent import Agent
 from nexrl_trainer.recipe.algorithm import Algorithm
 from nexrl_trainer.recipe.engine import Engine
+from nexrl_trainer.recipe.model import Model, Policy, refuse_no_model
 from nexrl_trainer.recipe.part import NotNegative, Part, Positive
 from nexrl_trainer.recipe.proxy import Proxy
 from nexrl_trainer.recipe.sessions import Sessions
@@ -22,16 +22,6 @@ from nexrl_trainer.recipe.tasks import Tasks
 from nexrl_trainer.recipe.together import refuse_contradictions
 from nexrl_trainer.recipe.trackers import Trackers
 from nexrl_trainer.recipe.train import Train
-
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-"""Models are called so on Hugging Face's hub: an owner and a name."""
-
-
-class Model(Part, frozen=True, kw_only=True):
-    path: str
-    """Directory in Hugging Face layout: config, tokenizer with chat template, safetensors."""
-    make: str | None = None
-    """Script run as `python SCRIPT --out PATH` where `path` does not exist yet."""
 
 
 class Rewards(Part, frozen=True, kw_only=True):
@@ -114,6 +104,9 @@ class Recipe(Part, frozen=True, kw_only=True):
     """Of the order of tasks, and of what engines sample. Rollouts run beside each other, so runs of one seed differ."""
     steps: Positive
     model: Model
+    policies: dict[str, Policy] = field(default_factory=dict[str, Policy])
+    """More models that learn, by the names that agents ask for: a critic, a planner. Each has engines of its own, as
+    `engine` says, and is trained as `train` says, on what it sampled itself. Any other name means `model`."""
     tasks: Tasks = Tasks()
     agent: Agent | None = None
     """What is run on each task; none where the run learns from `sessions` and evaluates nothing."""
@@ -142,6 +135,11 @@ class Recipe(Part, frozen=True, kw_only=True):
         refuse_contradictions(self)
 
     @property
+    def models(self) -> dict[str, Model]:
+        """Every model that learns, by `Call.policy`; the first one's is empty."""
+        return {"": self.model, **self.policies}
+
+    @property
     def publishes_adapters(self) -> bool:
         """Whether engines are given the trained adapter alone: the embedded engine merges it itself."""
         return self.train.lora is not None and self.engine.kind == "embedded"
@@ -162,19 +160,18 @@ class Recipe(Part, frozen=True, kw_only=True):
 
     @property
     def _files(self) -> dict[str, str | None]:
-        judges = {"reward": self.reward, "sessions.reward": self.sessions.reward if self.sessions else None}
-        return {**judges, "model.make": self.model.make}
+        return {"reward": self.reward, "sessions.reward": self.sessions.reward if self.sessions else None}
 
     def check(self) -> None:
-        """Raise ConfigError for what only shows against the file system: missing files, an unusable model."""
-        needless = set(self.evaluation.changed()) - ({"success_at"} if self.tasks.order == "curriculum" else set())
+        """Raise ConfigError for what only shows on this machine: missing files, packages, keys; not for the models."""
+        # `before` is only ever set to leave an evaluation out.
+        meant = {"before", "success_at"} if self.tasks.order == "curriculum" else {"before"}
+        needless = set(self.evaluation.changed()) - meant
         if not self.tasks.heldout and (named := sorted(needless)):
             raise ConfigError(f"evaluation.{named[0]}: nothing to evaluate on; set tasks.heldout, or remove it")
         for name, path in self._files.items():
             if path and not self.resolve(path).is_file():
                 raise ConfigError(f"{name}={path}: no file {self.resolve(path)}")
-        if not self.model.make:
-            refuse_no_model(f"model.path={self.model.path}", self.model.path, self.resolve(self.model.path))
         if self.train.backend == "deepspeed" and not find_spec("deepspeed"):
             raise ConfigError(
                 "train.backend=deepspeed: it is not installed; beside torch, run "
@@ -184,18 +181,11 @@ class Recipe(Part, frozen=True, kw_only=True):
             self.agent.check(self.resolve)
         self.trackers.check()
         self.proxy.check()
+
+    def check_models(self) -> None:
+        """Raise ConfigError where a model that is not made, or the script that makes one, is not there."""
+        for name, model in self.models.items():
+            model.check(f"policies.{name}" if name else "model", self.resolve)
         for name, path in self.algorithm.scorers.items():
             if path:
                 refuse_no_model(f"the algorithm's {name}, {path}", path, self.resolve(path))
-
-
-def refuse_no_model(what: str, given: str, folder: Path) -> None:
-    """Raise ConfigError, saying what it is about, where the folder of a given path holds no model."""
-    if not folder.is_dir():
-        name = given if HUB_NAME.fullmatch(given) else "NAME"
-        raise ConfigError(
-            f"{what}: no directory {folder}; a model is not looked up on a hub: download it first "
-            f"(hf download {name} --local-dir {folder})"
-        )
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{what}: no config.json in {folder}")

@@ -45,6 +45,7 @@ def proxy(recipe: Recipe, model: Path, directory: RunDirectory, engine: str, ing
         "--require-session",
         *([] if recipe.proxy.host in LOOPBACK else ["--require-key"]),
         *("--drain-s", "0"),
+        *(["--policies", str(directory.policies_file)] if recipe.policies else []),
         *(["--models", str(directory.models_file)] if recipe.proxy.models else []),
         *(["--engine-kind", "vllm", "--processed-logprobs"] if recipe.engine.kind == "vllm" else []),
     ]

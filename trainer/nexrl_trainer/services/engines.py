@@ -59,8 +59,10 @@ class Place:
 class PlacedEngine:
     """`fleet.Process` in a `Place`."""
 
-    def __init__(self, recipe: Recipe, model: Path, index: int, logs: Path) -> None:
-        self.name = "engine" if recipe.engine.started == 1 else f"engine-{index + 1}"
+    def __init__(self, recipe: Recipe, model: Path, index: int, logs: Path, *, of: str = "") -> None:
+        """`of` is the name of the model, where several learn and this is not the first."""
+        kind = f"{of}-engine" if of else "engine"
+        self.name = kind if recipe.engine.started == 1 else f"{kind}-{index + 1}"
         self._recipe = recipe
         self._model = model
         self._index = index

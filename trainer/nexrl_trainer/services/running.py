@@ -25,6 +25,10 @@ from nexrl_trainer.services.process import ServiceProcess
 
 WATCH_S = 1.0
 STOP_S = 20.0
+Fleet = dict[str, PlacedEngine | None]
+"""Engines by their addresses; None where somebody else runs it."""
+Fleets = dict[str, Fleet]
+"""Those of each model that learns, by `Call.policy`."""
 Ended = Callable[[], Awaitable[str | None]]
 """Says how a service ended, None while it runs."""
 
@@ -54,19 +58,26 @@ class Services:
             return recipe.ingest.url
         return await self.local("ingest", commands.ingest(recipe, directory))
 
-    async def proxy(self, recipe: Recipe, model: Path, directory: RunDirectory, engines: list[str], ingest: str) -> str:
+    async def proxy(
+        self, recipe: Recipe, models: Mapping[str, Path], directory: RunDirectory, engines: Fleets, ingest: str
+    ) -> str:
         """Return the address of the proxy, started first where it is the run's own."""
         if recipe.proxy.url:
             return recipe.proxy.url
-        if recipe.proxy.models:
-            write_models(recipe, directory)
-        return await self.local("proxy", commands.proxy(recipe, model, directory, ",".join(engines), ingest))
+        urls = {name: ",".join(fleet) for name, fleet in engines.items()}
+        write_models(recipe, models, directory, urls)
+        return await self.local("proxy", commands.proxy(recipe, models[""], directory, urls[""], ingest))
 
-    async def engines(self, recipe: Recipe, model: Path, weights: Weights) -> dict[str, PlacedEngine | None]:
-        """Return the engines by their addresses, started first where they are the run's own."""
+    async def engines(self, recipe: Recipe, models: Mapping[str, Path], weights: Mapping[str, Weights]) -> Fleets:
+        """Return the engines of each model by their addresses, started first where they are the run's own."""
         if recipe.engine.url:
-            return dict.fromkeys(recipe.engine.urls)
-        engines = [PlacedEngine(recipe, model, index, self._logs) for index in range(recipe.engine.started)]
+            urls = {"": recipe.engine.urls, **{name: policy.urls for name, policy in recipe.policies.items()}}
+            return {name: dict.fromkeys(of_one) for name, of_one in urls.items()}
+        # One after the other: each sizes its cache by the memory that it finds free.
+        return {name: await self._started(recipe, name, models[name], weights[name]) for name in models}
+
+    async def _started(self, recipe: Recipe, name: str, model: Path, weights: Weights) -> Fleet:
+        engines = [PlacedEngine(recipe, model, index, self._logs, of=name) for index in range(recipe.engine.started)]
         for engine in engines:
             self._stack.push_async_callback(_stop_actor, engine.actor)
         return dict(zip(await start_all(engines, recipe, weights), engines, strict=True))
@@ -87,9 +98,13 @@ class Services:
             await asyncio.gather(*watchers, return_exceptions=True)
 
 
-def write_models(recipe: Recipe, directory: RunDirectory) -> None:
-    """Write where the proxy finds the recipe's other models."""
+def write_models(
+    recipe: Recipe, models: Mapping[str, Path], directory: RunDirectory, engines: Mapping[str, str]
+) -> None:
+    """Write where the proxy finds the recipe's other models: those that learn, and those that do not."""
     directory.proxy.mkdir(parents=True, exist_ok=True)
+    policies = {name: {"engine": engines[name], "model": str(models[name])} for name in recipe.policies}
+    write_whole(directory.policies_file, msgspec.json.encode(policies))
     write_whole(directory.models_file, msgspec.json.encode(recipe.proxy.models))
 
 
