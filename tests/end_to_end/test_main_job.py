@@ -125,7 +125,7 @@ def test_a_failed_rollout_is_data_and_the_run_goes_on(model, tmp_path):
         "agent: exit code 1: KeyError: 'price'",
         "agent: no end within 8 s",
         "agent: it ended without a model call; does it read OPENAI_BASE_URL and OPENAI_API_KEY?",
-        "reward 'different': ZeroDivisionError: the judge divided by zero",
+        "reward 'different': ZeroDivisionError: the judge divided by :100:",
     ):
         assert output.count(f"rollout failed: {reason}") == 2, output
     assert "Traceback" not in output
@@ -240,6 +240,7 @@ def test_kill_9_loses_no_acknowledged_step_and_trains_none_twice(model, tmp_path
 
     code, output = train(PLAIN, folder, "steps=3", model=model)
     assert code == 0, output
+    assert "going on after step 1 of 3" in output
     assert "step 1/3" not in output
     assert batches(folder)[0] == first
     sessions = [datum.session for datums in batches(folder) for datum in datums]

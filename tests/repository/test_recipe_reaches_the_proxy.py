@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from nexrl_proxy.models import Other, read_others
+from nexrl_proxy.policies import Policy, read_policies
 from nexrl_proxy.policy import NAMES, policy_of
 from nexrl_trainer.directory import RunDirectory
 from nexrl_trainer.recipe import load_recipe
@@ -50,10 +51,20 @@ def test_a_recipes_other_models_are_those_of_the_proxy_of_a_new_run(tmp_path, mo
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     recipe, directory = load_recipe(tmp_path / "recipe.yaml"), RunDirectory(tmp_path / "run")
     recipe.proxy.check()
-    write_models(recipe, directory)
+    write_models(recipe, {"": Path("m")}, directory, {"": "http://e"})
     told = proxy(recipe, Path("m"), directory, "http://e", "http://i")
     file = Path(told[told.index("--models") + 1])
     assert read_others(file, "r") == {"judge": Other(url="http://h:1/v1", model="big", key_variable="JUDGE_KEY")}
+
+
+def test_a_recipes_policies_are_those_of_the_proxy_of_a_new_run(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE + "policies: {critic: {path: c}}")
+    recipe, directory = load_recipe(tmp_path / "recipe.yaml"), RunDirectory(tmp_path / "run")
+    models, engines = {"": Path("m"), "critic": Path("c")}, {"": "http://e", "critic": "http://f,http://g"}
+    write_models(recipe, models, directory, engines)
+    told = proxy(recipe, models[""], directory, engines[""], "http://i")
+    file = Path(told[told.index("--policies") + 1])
+    assert read_policies(file, {}) == {"critic": Policy(engine="http://f,http://g", model="c")}
 
 
 def test_keys_of_other_models_are_not_in_an_agents_environment():

@@ -17,7 +17,7 @@ from nexrl_trainer.rollouts.conversation import last_message
 from nexrl_trainer.rollouts.failures import Failures
 from nexrl_trainer.rollouts.judging import Judge
 from nexrl_trainer.rollouts.planning import afresh
-from nexrl_trainer.rollouts.proxy import ProxyClient
+from nexrl_trainer.rollouts.proxy import Flushed, ProxyClient, Refused
 from nexrl_trainer.rollouts.quarantine import Quarantine
 from nexrl_trainer.rollouts.runners.runner import DisturbedError, Ended
 
@@ -26,14 +26,36 @@ def ended(**fields):
     return Ended(**{"exit_code": 0, "timed_out": False, "answer": "", "stderr": "", "duration_s": 1.0, **fields})
 
 
+def called(calls, of_other_models=0, refused=None):
+    return Flushed(calls=calls, of_other_models=of_other_models, refused=refused)
+
+
 def test_why_an_attempt_failed_is_said_in_one_line():
-    assert failure_of(ended(), 2, 60) is None
-    assert failure_of(ended(timed_out=True), 2, 60) == "agent: no end within 60 s"
-    assert failure_of(ended(exit_code=3), 2, 60) == "agent: exit code 3"
+    assert failure_of(ended(), called(2), 60) is None
+    assert failure_of(ended(timed_out=True), called(2), 60) == "agent: no end within 60 s"
+    assert failure_of(ended(exit_code=3), called(2), 60) == "agent: exit code 3"
     trace = "Traceback ...\n  File x\n  y\nKeyError: 'x'\n"
-    assert failure_of(ended(exit_code=1, stderr=trace), 2, 60) == "agent: exit code 1: File x | y | KeyError: 'x'"
-    assert failure_of(ended(problem="KeyError: 'x'"), 2, 60) == "agent: KeyError: 'x'"
-    assert "without a model call" in failure_of(ended(), 0, 60)
+    assert (
+        failure_of(ended(exit_code=1, stderr=trace), called(2), 60) == "agent: exit code 1: File x | y | KeyError: 'x'"
+    )
+    assert failure_of(ended(problem="KeyError: 'x'"), called(2), 60) == "agent: KeyError: 'x'"
+    assert "without a model call" in failure_of(ended(), called(0), 60)
+    assert failure_of(ended(), called(3, of_other_models=2), 60) is None
+    assert failure_of(ended(), called(2, of_other_models=2), 60) == (
+        "agent: it asked other models alone, never one that is trained; does it ask for OPENAI_MODEL?"
+    )
+
+
+def test_an_agent_that_swallows_what_it_was_refused_is_told_that_and_not_to_read_its_environment():
+    once = Refused(count=1, status=400, message="the embedded engine has no `logit_bias`")
+    assert failure_of(ended(), called(0, refused=once), 60) == (
+        "agent: it ended without a reply of the model: its 1 call was refused (400): "
+        "the embedded engine has no `logit_bias`"
+    )
+    twice = Refused(count=2, status=404, message="no route")
+    told = failure_of(ended(), called(3, of_other_models=3, refused=twice), 60)
+    assert told.endswith("its 2 calls were refused, the last one (404): no route")
+    assert failure_of(ended(), called(1, refused=twice), 60) is None
 
 
 @pytest.mark.parametrize(
@@ -89,7 +111,7 @@ async def proxy():
     """What a proxy says of every session: it made no call, and all of it is stored."""
 
     async def flushed(_):
-        return web.json_response({"calls": 0})
+        return web.json_response({"calls": 0, "of_other_models": 0, "refused": None})
 
     app = web.Application()
     app.add_routes([web.post("/api/sessions/{session}/flush", flushed)])
@@ -131,6 +153,25 @@ async def test_an_attempt_that_was_disturbed_is_made_again_costs_no_try_and_is_t
         "agent: crashed",
         "agent: exit code 3",
     ]
+
+
+class Evicted:
+    """A runner whose agents are all taken away."""
+
+    async def run(self, job, timeout_s):
+        raise DisturbedError("agent: its pod was taken away: drain")
+
+
+async def test_a_rollout_that_is_always_disturbed_is_given_up_and_says_so(client, proxy, tmp_path, monkeypatch):
+    monkeypatch.setattr("nexrl_trainer.rollouts.attempts.DISTURBED_AT_MOST", 3)
+    monkeypatch.setattr("nexrl_trainer.rollouts.attempts.PAUSE_S", 0.0)
+    outcomes = []
+    attempts = await attempts_of(Evicted(), client, proxy, tmp_path, outcomes.append)
+    async with asyncio.timeout(10):
+        await attempts.run(GROUP, range(1), priority=(0,))
+    given_up = "agent: its pod was taken away: drain; it is not tried again: 3 attempts ended like that"
+    assert [(outcome.status, outcome.final, outcome.reason) for outcome in outcomes] == [("failed", True, given_up)]
+    assert (tmp_path / "failures.log").read_text().count("its pod was taken away") == 3
 
 
 async def test_it_is_not_made_again_at_once(client, proxy, tmp_path, monkeypatch):

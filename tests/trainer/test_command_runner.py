@@ -223,6 +223,7 @@ def test_a_field_in_the_answers_path_is_looked_for_in_every_task():
         ({"callable": "a.py:f", "environment": "a.py:E"}, "give one of"),
         ({"environment": "a.py:E", "stdin": "x"}, "agent.stdin is about commands"),
         ({"callable": "a.py:f", "max_turns": 2}, "agent.max_turns is about environments"),
+        ({"command": ["a"], "max_tokens": 2}, "agent.max_tokens is about environments"),
         ({"command": ["a"], "workers": 2}, "agent.workers is about agent.callable"),
         ({"callable": "a.py:f", "stdin": "x"}, "agent.stdin is about commands"),
         ({"callable": "a.py:f", "limits": {"cpu_s": 1}}, "agent.limits is about commands"),

@@ -44,8 +44,6 @@ def recipe(tmp_path):
     for letter, name in (("e", "easy"), ("h", "hard")):
         rows = [{"id": f"{letter}{n}", "question": f"What is {n}?", "text": "first\nsecond"} for n in range(8)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text("{}")
     (tmp_path / "reward.py").write_text("import nexrl\n\n@nexrl.reward\ndef good(answer): return 1\n")
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     return tmp_path / "recipe.yaml"
@@ -60,8 +58,14 @@ def shown(recipe, *arguments):
 def test_the_first_tasks_are_shown_as_the_agent_is_given_them_and_nothing_is_started(recipe):
     assert shown(recipe, "--show-tasks", "1") == SHOWN
     assert sorted(item.name for item in recipe.parent.iterdir()) == [
-        "easy.jsonl", "hard.jsonl", "model", "recipe.yaml", "reward.py",
+        "easy.jsonl", "hard.jsonl", "recipe.yaml", "reward.py",
     ]  # fmt: skip
+
+
+def test_a_run_needs_the_model_that_its_tasks_are_shown_without(recipe):
+    done = CliRunner().invoke(app, [str(recipe), "--run", str(recipe.parent / "run")])
+    assert str(done.exception).startswith(f"model.path=model: no directory {recipe.parent}/model;")
+    assert not (recipe.parent / "run").exists()
 
 
 def test_tasks_come_in_the_order_of_the_run(recipe):
@@ -73,7 +77,8 @@ def test_tasks_come_in_the_order_of_the_run(recipe):
 
 
 def test_a_field_that_the_agent_asks_for_and_a_task_lacks_is_an_error_before_anything_starts(recipe):
-    with pytest.raises(ConfigError, match=r"'\{level\}' asks for 'level', the task has .*id, question, text"):
+    lacking = r"^task 'e0' \(.*/easy\.jsonl:1\): agent: '\{level\}' asks for 'level', the task has .*id, question, text"
+    with pytest.raises(ConfigError, match=lacking):
         read(load_recipe(recipe, ["agent={command: [agent, '{level}']}"], {}))
 
 

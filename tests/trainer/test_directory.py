@@ -69,15 +69,15 @@ def test_the_best_checkpoint_stays_however_old_it_is_until_a_better_one_comes(tm
 
 
 def open_and_leave(directory, recipe=RECIPE):
-    with directory.opened(recipe) as note:
-        return note
+    with directory.opened(recipe) as changed:
+        return directory.begin(recipe, changed)
 
 
 def test_a_run_that_has_trained_goes_on_under_what_it_learns_and_how_it_learns_may_change(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     open_and_leave(directory)
     save(directory, 1)
-    slower = msgspec.structs.replace(RECIPE.agent, concurrency=2, timeout_s=900.0, attempts=3)
+    slower = msgspec.structs.replace(RECIPE.agent, concurrency=2, timeout_s=900.0, attempts=3, preload=["json"])
     small = Train(threads=2, micro_batch_tokens=512)
     how = changed(steps=9, trackers=Trackers(tensorboard=True), agent=slower, train=small, proxy=Proxy(port=8001))
     assert open_and_leave(directory, how) is None
@@ -127,7 +127,8 @@ def test_a_folder_with_other_things_in_it_is_not_taken_over(tmp_path):
 
 def test_metrics_survive_a_torn_line_and_a_repeated_step_stands_once(tmp_path):
     directory = RunDirectory(tmp_path)
-    with directory.opened(RECIPE):
+    with directory.opened(RECIPE) as changed:
+        directory.begin(RECIPE, changed)
         directory.log({"kind": "step", "step": 1, "reward": 0.1})
         directory.log({"kind": "step", "step": 2, "reward": 0.2})
     with directory.metrics_file.open("ab") as file:

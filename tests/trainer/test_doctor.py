@@ -1,4 +1,5 @@
 import socket
+from importlib.metadata import version
 
 from typer.testing import CliRunner
 
@@ -8,6 +9,7 @@ from nexrl_trainer.doctor import PORTS, examine
 
 def test_the_doctor_says_what_this_machine_has():
     found = {item.what: item for item in examine()}
+    assert found["NexRL"].found == version("nexrl")
     assert found["Python"].state == found["torch"].state == found["ray"].state == "ok"
     assert "cores" in found["Python"].found
 

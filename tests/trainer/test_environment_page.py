@@ -20,11 +20,12 @@ async def test_the_pages_lake_is_crossed(tmp_path, monkeypatch):
     with Endpoint("swim", "down", "down", "right", "down", "right", "right") as model:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{model.url}/v1")
         monkeypatch.setenv("OPENAI_MODEL", "m")
-        player = Player.loaded(str(tmp_path / "lake.py"), "Lake", Rules(system=SYSTEM, max_turns=20))
+        rules = Rules(system=SYSTEM, max_turns=20, max_tokens=8)
+        player = Player.loaded(str(tmp_path / "lake.py"), "Lake", rules)
         given = job("run-1", seed=3, size=4)
         played = await player.call(Start(number=0, attempt=given.attempt, key=given.key, task=dict(given.task)), None)
     assert [reward.value for reward in played.rewards] == [-0.1, 0, 0, 0, 0, 0, 1.0, 0.9]
-    assert {request.session for request in model.requests} == {"run-1"}
+    assert {(request.session, request.body["max_tokens"]) for request in model.requests} == {("run-1", 8)}
     first, *others = [request.body["messages"][-1]["content"] for request in model.requests]
     assert first == "SFHF\nFFFF\nFFFF\nFFFG\nYou are in row 0, column 0."
     assert others[:2] == ["Say one of left, down, right, up.", "You are in row 1, column 0."]

@@ -78,7 +78,8 @@ async def test_an_episode_is_one_conversation_and_each_reward_belongs_to_the_cal
         [*opening, model("right"), user("right is shut.")],
     ]
     assert rewards(played) == [("step", "chatcmpl-0", -0.25), ("step", "chatcmpl-1", 1.0), ("environment", None, 0.75)]
-    assert (played.answer, played.rewards[-1].explanation) == ("left", "")
+    assert (played.answer, played.rewards[-1].explanation, played.cut_off) == ("left", "", "")
+    assert "max_tokens" not in asked[0].body
 
 
 class Tooled:
@@ -154,7 +155,7 @@ async def test_an_episode_without_an_end_is_cut_off_and_what_it_earned_counts():
     played, asked = await episode(Doors(), *["right"] * 3, max_turns=3)
     assert len(asked) == 3
     assert played.rewards[-1].value == -0.75
-    assert played.rewards[-1].explanation == "cut off after 3 turns"
+    assert played.rewards[-1].explanation == played.cut_off == "cut off after 3 turns"
 
 
 async def served(answers):
@@ -317,4 +318,4 @@ def test_rollouts_of_a_task_begin_alike_by_its_seed_or_by_all_of_it():
 def test_a_file_that_makes_no_environment_is_refused(tmp_path, member, said):
     (tmp_path / "maze.py").write_text("class Asking:\n    def __init__(self, difficulty): ...\n")
     with pytest.raises(ConfigError, match=rf"maze\.py.*{said}"):
-        Player.loaded(str(tmp_path / "maze.py"), member, Rules(system=None, max_turns=1))
+        Player.loaded(str(tmp_path / "maze.py"), member, Rules(system=None, max_turns=1, max_tokens=None))

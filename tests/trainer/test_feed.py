@@ -209,6 +209,28 @@ async def test_a_group_that_ingest_cannot_read_is_replaced_although_the_run_has_
         assert (numbers(collected), collected.dropped) == ([1, 2], {"unreadable": 1})
 
 
+@pytest.mark.parametrize(("a_step", "read", "bound"), [(2, (), 8), (2, (3,), 8), (10, (), 10)])
+async def test_groups_that_are_unreadable_one_after_the_other_end_the_run_and_are_not_searched_for_ever(
+    client, a_step, read, bound
+):
+    agents = Agents(client)
+    agents.unreadable = set(range(100)) - {*read}
+    async with feed_of(client, agents, groups_per_step=a_step) as feed, asyncio.timeout(20):
+        with pytest.raises(
+            RunError, match=rf"^{bound} groups in a row were dropped as unreadable, run-g\d+ the last: .*"
+        ):
+            await feed.take(version=0, steps=9)
+    assert len(agents.started) >= bound
+
+
+async def test_unreadable_groups_here_and_there_end_no_run(client):
+    agents = Agents(client)
+    agents.unreadable = {number for number in range(100) if number % 4}
+    async with feed_of(client, agents) as feed, asyncio.timeout(20):
+        for step in range(3):
+            assert len((await feed.take(version=step, steps=9)).groups) == 2
+
+
 async def test_dynamic_sampling_stops_at_its_bound_with_what_it_found(client):
     agents = Agents(client)
     agents.rewards = {number: (1.0, 1.0) for number in range(100) if number != 3}

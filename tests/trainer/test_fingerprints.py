@@ -26,8 +26,6 @@ FILES = {
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text("{}")
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     return tmp_path

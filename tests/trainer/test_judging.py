@@ -163,6 +163,21 @@ async def test_a_group_is_judged_together_once_the_last_of_it_ended(ingest, tmp_
     assert list((tmp_path / "judging").iterdir()) == []
 
 
+@pytest.mark.parametrize("function", [correct, rank], ids=["by itself", "compared"])
+async def test_an_episode_that_was_cut_off_is_judged_and_says_so(ingest, tmp_path, function):
+    async with judge_of(ingest, tmp_path, function) as judge:
+        for rollout in range(3):
+            attempt = await an_attempt(ingest, rollout)
+            over = ended("yes", cut_off="cut off after 4 turns" if rollout == 1 else "")
+            await judge.settle(GROUP, attempt, await judge.judge(GROUP, attempt, over, 1))
+    outcomes, _ = await stored(ingest)
+    assert {rollout: outcome[:2] for rollout, outcome in outcomes.items()} == {
+        0: ("completed", ""),
+        1: ("completed", "cut off after 4 turns"),
+        2: ("completed", ""),
+    }
+
+
 async def test_an_attempt_that_is_tried_again_does_not_wait_for_its_group(ingest, tmp_path):
     async with judge_of(ingest, tmp_path, rank) as judge:
         first = await an_attempt(ingest, 0, "run-g1-r0-first")

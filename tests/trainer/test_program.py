@@ -102,12 +102,32 @@ reward: reward.py
 """
 
 
-def test_a_run_without_its_script_is_refused_before_its_model_is_made(folder):
+@pytest.fixture
+def recipe(folder):
+    """A recipe that names a script which is not there."""
     (folder / "recipe.yaml").write_text(RECIPE)
     (folder / "rows.jsonl").write_text('{"id": "1"}\n')
     (folder / "make.py").write_text("import sys, pathlib; pathlib.Path(sys.argv[2]).mkdir()")
     (folder / "reward.py").write_text("import nexrl\n@nexrl.reward\ndef one(): return 1\n")
-    recipe = load_recipe(folder / "recipe.yaml", environment={})
+    return load_recipe(folder / "recipe.yaml", environment={})
+
+
+def refuse_to_run(recipe, folder):
     with pytest.raises(ConfigError, match=r"no file .*/agnet\.py"):
         run(recipe, read(recipe), RunDirectory(folder / "run"), Console(file=io.StringIO()))
+
+
+def test_a_run_without_its_script_is_refused_before_its_model_is_made(recipe, folder):
+    refuse_to_run(recipe, folder)
     assert not (folder / "model").exists()
+
+
+def test_a_run_that_is_refused_leaves_an_earlier_start_where_it_was(recipe, folder):
+    directory = RunDirectory(folder / "run")
+    right = load_recipe(folder / "recipe.yaml", ["agent.command=[python, agent.py]"], {})
+    with directory.opened(right) as changed:
+        directory.begin(right, changed)
+    begun = directory.recipe_file.read_text()
+    refuse_to_run(recipe, folder)
+    assert directory.recipe_file.read_text() == begun
+    assert sorted(item.name for item in directory.path.iterdir()) == [".lock", "recipe.yaml"]

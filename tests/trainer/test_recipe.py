@@ -67,6 +67,17 @@ def test_the_effective_recipe_loads_to_itself(tmp_path):
         (MINIMAL, ["engine.kind=vllm"], "engine.updates=in_flight: vLLM does not say which weights sampled a token"),
         (MINIMAL, ["engine={kind: vllm, updates: drained, verify: true}"], "engine.verify: vLLM lays out weights"),
         (MINIMAL, ["engine.publication=tensors"], "publication=tensors: kind 'embedded' reads files; use disk"),
+        (MINIMAL, ["engine.publication=broadcast"], "publication=broadcast: kind 'embedded' reads files; use disk"),
+        (
+            MINIMAL,
+            ["engine={kind: sglang, publication: broadcast, colocated: true}"],
+            "publication=broadcast: NCCL connects no two processes on one GPU.* use disk, shared_memory or tensors",
+        ),
+        (
+            MINIMAL,
+            ["engine={kind: sglang, url: 'http://localhost:1', publication: broadcast}", "ray.address=auto"],
+            "broadcast: engine.url=http://localhost:1 is only this machine's, .* at which others reach it",
+        ),
         (MINIMAL, ["engine.colocated=true"], "engine.colocated: kind 'embedded' has no such setting"),
         (
             MINIMAL,
@@ -146,9 +157,9 @@ def test_what_is_wrong_in_a_recipe_is_named(tmp_path, text, overrides, message):
         ),
         ("steps: soon", [], "{file}: Expected `int`, got `str` 'soon' - at `$.steps`"),
         (
-            "train: {threads: 2}",
-            ["train.threads=1", "train.threads=0"],
-            "train.threads=0: Expected `int` >= 1, got 0 - at `$.train.threads`",
+            "checkpoints: {every: 2}",
+            ["checkpoints.every=1", "checkpoints.every=0"],
+            "checkpoints.every=0: Expected `int` >= 1, got 0 - at `$.checkpoints.every`",
         ),
     ],
 )
@@ -158,6 +169,71 @@ def test_what_is_wrong_is_told_with_what_was_meant_what_stands_there_and_who_set
     with pytest.raises(ConfigError) as refused:
         load(path, *overrides)
     assert str(refused.value) == message.format(file=path)
+
+
+@pytest.mark.parametrize(
+    ("written_as", "message"),
+    [
+        (
+            "agent: python agent.py {question}",
+            "'python agent.py {question}' - at `$.agent`; write agent: {command: [python, agent.py, '{question}']}",
+        ),
+        ("agent: [python, agent.py]", "at `$.agent`; write agent: {command: [python, agent.py]}"),
+        ("agent: {command: python agent.py}", "at `$.agent.command`; write command: [python, agent.py]"),
+        ("agent: {command: [python, agent.py, {question}]}", "at `$.agent.command[2]`; write '{question}'"),
+        ("agent: {command: [a], env: {HOST: h, PORT: 80}}", "`int` 80 - at `$.agent.env[...]`; write PORT: '80'"),
+        ("tasks: train.jsonl", "at `$.tasks`; write tasks: {train: train.jsonl}"),
+        ("tasks: {train: {path: a.jsonl}}", "at `$.tasks.train`; write train: [{path: a.jsonl}]"),
+        ("tasks: {train: [a.jsonl]}", "at `$.tasks.train[0]`; write {path: a.jsonl}"),
+        ("policies: {critic: models/critic}", "at `$.policies[...]`; write critic: {path: models/critic}"),
+        ("engine: vllm", "at `$.engine`; write engine: {kind: vllm}"),
+        (
+            "engine: {kind: embeded}",
+            "'embeded': did you mean `embedded`? - at `$.engine.kind`; it is one of embedded, sglang, vllm",
+        ),
+        (
+            "rollouts: {group_size: 1}",
+            "group_size`; Rollouts per task that are compared with each other; a group of one has no baseline.",
+        ),
+        ("train: {lora: {targets: all-linear}}", "at `$.train.lora.targets`; write targets: [all-linear]"),
+        ("train: {lora: true}", "at `$.train.lora`; it has settings of its own: rank, alpha, targets"),
+        ("agent: 'python \"agent.py'", 'at `$.agent`; write agent: {command: [python "agent.py]}'),
+        ("evaluation: {before: 'yes'}", "Expected `bool`, got `str` 'yes' - at `$.evaluation.before`"),
+    ],
+)
+def test_a_value_of_another_type_is_told_with_what_to_write(tmp_path, written_as, message):
+    written(tmp_path, MINIMAL, "base.yaml")
+    with pytest.raises(ConfigError) as refused:
+        load(written(tmp_path, f"extends: base.yaml\n{written_as}\n"))
+    assert str(refused.value).endswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (MINIMAL + "seed: 1\nsteps: 4\n", "'steps' stands in line 3 and again in line 9"),
+        (MINIMAL + "train: {ranks: 1, ranks: 1}\n", "'ranks' stands in line 8 and again in line 8"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_and_not_silently_the_last(tmp_path, text, lines):
+    with pytest.raises(ConfigError, match=f"{lines}, and only one can count: remove the other$"):
+        load(written(tmp_path, text))
+
+
+def test_keys_that_are_merged_in_may_be_given_anew(tmp_path):
+    agent = "agent: {command: [a], env: {<<: {A: z, B: y}, A: x}}"
+    recipe = load(written(tmp_path, MINIMAL.replace('agent: {command: [python, agent.py, "{question}"]}', agent)))
+    assert recipe.agent.env == {"A": "x", "B": "y"}
+
+
+def test_what_is_no_yaml_is_named_by_its_file_its_setting_or_its_variable(tmp_path):
+    path = written(tmp_path, "steps: 3\na: [\n")
+    with pytest.raises(ConfigError, match=rf'^recipe {path} is no YAML: (.|\n)*in "{path}", line 3'):
+        load(path)
+    with pytest.raises(ConfigError, match=r"^'steps=\[': '\[' is no YAML value"):
+        load(written(tmp_path), "steps=[")
+    with pytest.raises(ConfigError, match=r"\$\{env:MANY\} is '\[', which is no YAML value"):
+        load(written(tmp_path, MINIMAL.replace("steps: 3", "steps: ${env:MANY}")), MANY="[")
 
 
 def test_settings_that_do_not_go_with_the_rest_are_named_beside_the_file(tmp_path):
@@ -183,6 +259,8 @@ def test_an_evaluation_without_tasks_is_refused_and_not_left_out(tmp_path):
     recipe = load(written(tmp_path), "evaluation.limit=8")
     with pytest.raises(ConfigError, match=r"evaluation\.limit: nothing to evaluate on; set tasks\.heldout"):
         recipe.check()
+    with pytest.raises(ConfigError, match=r"reward=reward\.py: no file"):  # nothing to leave out is no error
+        load(written(tmp_path), "evaluation.before=false").check()
 
 
 def test_a_missing_file_is_named_before_anything_starts(tmp_path):
@@ -191,16 +269,21 @@ def test_a_missing_file_is_named_before_anything_starts(tmp_path):
         recipe.check()
 
 
-def test_a_model_that_is_no_directory_is_to_be_downloaded_first_and_one_without_config_is_told_so(tmp_path):
-    (tmp_path / "reward.py").touch()
+def test_a_model_that_is_no_directory_is_to_be_downloaded_first_and_one_that_is_not_whole_is_told_so(tmp_path):
     recipe = load(written(tmp_path), "model.path=Qwen/Qwen3-0.6B")
     folder = tmp_path / "Qwen" / "Qwen3-0.6B"
     with pytest.raises(ConfigError) as refused:
-        recipe.check()
+        recipe.check_models()
     assert str(refused.value) == (
         f"model.path=Qwen/Qwen3-0.6B: no directory {folder}; a model is not looked up on a hub: download it first "
         f"(hf download Qwen/Qwen3-0.6B --local-dir {folder})"
     )
     folder.mkdir(parents=True)
-    with pytest.raises(ConfigError, match=rf"^model\.path=Qwen/Qwen3-0\.6B: no config\.json in {folder}$"):
-        recipe.check()
+    layout = r"give a model directory in Hugging Face layout: .*\*\.safetensors$"
+    with pytest.raises(ConfigError, match=rf"^model\.path=Qwen/Qwen3-0\.6B: no config\.json in {folder}; {layout}"):
+        recipe.check_models()
+    (folder / "config.json").touch()
+    with pytest.raises(ConfigError, match=rf"^model\.path=Qwen/Qwen3-0\.6B: no weights in {folder}, .*; {layout}"):
+        recipe.check_models()
+    (folder / "model.safetensors").touch()
+    recipe.check_models()

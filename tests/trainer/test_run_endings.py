@@ -3,6 +3,7 @@
 import io
 import secrets
 import time
+from array import array
 from types import SimpleNamespace
 
 import msgspec
@@ -10,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from nexrl.errors import RunError
-from nexrl.records import Attempt, Outcome, Task
+from nexrl.records import Attempt, Drift, Outcome, Sequence, Task, Trajectory, Turn
 from nexrl_trainer import cli
 from nexrl_trainer.directory import RunDirectory, State
 from nexrl_trainer.evaluating import EvaluationError
 from nexrl_trainer.loop import train
-from nexrl_trainer.measuring import commonest, why_untrained
+from nexrl_trainer.measuring import calls_metrics, commonest, why_untrained
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import load_recipe
 from nexrl_trainer.results import Result, finished, unevaluated, write_summary
@@ -30,6 +31,8 @@ STEP = {
     "failed": 0,
     "groups": 2,
     "without_contrast": 0,
+    "calls": 8,
+    "greedy": 0,
     "dropped_without_contrast": 0,
     "trained_tokens": 0,
     "sampled_tokens_per_s": None,
@@ -81,6 +84,37 @@ def test_why_nothing_was_trained_is_said_in_words():
     assert "4 of 5 groups" in replaced
     assert "algorithm.filters" in replaced
     assert "algorithm.filters" in why_untrained(steps({"groups": 0}))
+
+
+def test_that_all_calls_were_greedy_is_named_and_not_what_follows_from_it():
+    greedy = steps({"greedy": 8, "without_contrast": 2, "failed": 1})
+    assert why_untrained(greedy) == (
+        "nothing was trained; 8 of 8 calls were greedy (temperature 0): nothing of them is trained; set "
+        "proxy.sampling.train.force.temperature: 1; 1 of 8 rollouts failed: `nexrl sessions` shows why"
+    )
+    assert "greedy" not in why_untrained(steps({"greedy": 4, "without_contrast": 2}))
+
+
+def test_the_first_step_of_greedy_calls_says_so_once():
+    out = io.StringIO()
+    with Progress(Console(file=out, width=200), steps=3, done=0) as progress:
+        for step, greedy in enumerate((4, 6, 8), 1):
+            progress.step(step, {**STEP, "greedy": greedy})
+    told = [line for line in out.getvalue().splitlines() if "greedy" in line]
+    assert [line.partition(":")[0] for line in told] == ["6 of 8 calls were greedy (temperature 0)"]
+
+
+def test_calls_that_cannot_be_trained_are_counted_apart_from_drift():
+    turns = [Turn(call=name, start=0, end=1) for name in ("a", "b")]
+    empty = array("i")
+    laid = Sequence(
+        ids=empty, loss_mask=empty, logprobs=array("f"), weight_versions=empty, temperatures=array("f"),
+        calls=["a", "b"], turns=turns,
+    )  # fmt: skip
+    reasons = {"a": ["greedy", "edited"], "b": ["greedy"], "c": ["inexact"]}
+    told = [Drift(call=call, reason=reason) for call, named in reasons.items() for reason in named]
+    one = Trajectory(session="s", rollout=0, status="completed", reason="", rewards=[], sequences=[laid], drift=told)
+    assert calls_metrics([one]) == {"calls": 3, "greedy": 2, "inexact": 1, "drift": 1}
 
 
 def test_one_is_not_called_by_a_plural():
@@ -178,3 +212,18 @@ def test_the_last_lines_say_that_nothing_was_trained(directory):
     assert "done, and nothing was trained" in out.getvalue()
     assert "1 step, 0 trained tokens, 0 drifted calls, 1.0 min" in out.getvalue()
     assert "2 of 2 groups had no contrast" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("best_step", "said"),
+    [
+        (None, "it is the newest checkpoint: nothing was evaluated"),
+        (0, "it is the newest checkpoint: none did better than the model itself (0.38)"),
+        (2, None),
+    ],
+)
+def test_the_last_lines_say_where_the_model_that_came_out_is_not_known_to_be_better(directory, best_step, said):
+    out, result = io.StringIO(), msgspec.structs.replace(RESULT, best_step=best_step, success_before=0.38)
+    cli._show(Console(file=out, width=300), result, directory, [], [])
+    assert (said or "trained model") in out.getvalue()
+    assert ("newest checkpoint" in out.getvalue()) == (said is not None)

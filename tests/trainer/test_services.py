@@ -17,7 +17,7 @@ from nexrl_trainer.recipe import load_recipe
 from nexrl_trainer.recipe.proxy import OtherModel, Proxy
 from nexrl_trainer.services import commands
 from nexrl_trainer.services.process import ServiceProcess
-from nexrl_trainer.services.running import refuse_taken
+from nexrl_trainer.services.running import from_here, refuse_taken
 
 SERVICE = """
 import asyncio
@@ -117,3 +117,9 @@ def test_a_proxy_that_others_reach_serves_nobody_without_a_key(tmp_path, host, r
     recipe = load_recipe(tmp_path / "recipe.yaml")
     told = commands.proxy(recipe, Path("m"), RunDirectory(tmp_path), "http://e", "http://i")
     assert ("--require-key" in told, "--require-session" in told) == (required, True)
+
+
+def test_this_machine_reaches_what_listens_everywhere():
+    assert from_here("http://0.0.0.0:80") == "http://127.0.0.1:80"
+    assert from_here("http://[::]:80") == "http://[::1]:80"
+    assert from_here("http://10.0.0.5:80") == "http://10.0.0.5:80"

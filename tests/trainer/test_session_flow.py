@@ -10,12 +10,12 @@ from nexrl import PerCall
 from nexrl.errors import ConfigError
 from nexrl.records import Call, Float32s, Int32s
 from nexrl.rewards import TOTAL
-from nexrl_ingest.client import RewardRequest
+from nexrl_ingest.client import ExternalState, RewardRequest
 from nexrl_trainer.batches.selection import lay_out, select
 from nexrl_trainer.recipe.algorithm import Algorithm
 from nexrl_trainer.recipe.sessions import Sessions
 from nexrl_trainer.rollouts.hindsight import Hindsight, refuse_planned
-from nexrl_trainer.rollouts.sessions import SessionFlow
+from nexrl_trainer.rollouts.sessions import SessionFlow, waiting_for
 
 _ids = itertools.count(1)
 
@@ -144,6 +144,13 @@ async def test_what_is_waited_for_is_said(client):
         await taking
     assert world.said[0] == "waiting for feedback: 1 of 2 groups; sessions: 1 without feedback yet"
     assert [outcome.status for outcome in world.outcomes] == ["completed", "completed"]
+
+
+def test_groups_that_were_left_out_are_said_with_what_is_waited_for():
+    standing = ExternalState(talking=2, waiting=0, without_feedback=0, ready=0, dropped={"unreadable": 3, "stale": 1})
+    assert waiting_for(0, 2, standing) == (
+        "waiting for feedback: 0 of 2 groups; sessions: 2 still talking; groups left out: 3 unreadable, 1 stale"
+    )
 
 
 async def test_functions_judge_what_was_said_beside_the_feedback(client):

@@ -72,8 +72,6 @@ def test_what_does_not_go_together_is_refused_by_name(parts, refusal):
 
 
 def test_judges_of_sessions_are_read_before_the_run_starts_and_refused_where_they_need_a_task(tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text("{}")
     judge = tmp_path / "judge.py"
     parts = {"folder": str(tmp_path), "sessions": {"feedback": {"thumbs": 1}, "reward": "judge.py"}}
     with pytest.raises(ConfigError, match=r"sessions\.reward=judge\.py: no file"):

@@ -2,12 +2,13 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from nexrl.cli import needing
+from nexrl.cli import Version, needing
 from nexrl.cli import run as run_application
 
 INTERRUPTED = 130
@@ -28,6 +29,7 @@ def train(
         int | None,
         typer.Option(min=1, metavar="N", help="Start nothing: show the first N tasks as the agent is given them."),
     ] = None,
+    version: Version = False,  # noqa: ARG001 - typer's callback has answered it
 ) -> None:
     """Train an agent by reinforcement learning, as a recipe says.
 
@@ -51,18 +53,20 @@ def train(
 
         sys.stdout.write(preview(loaded, given, show_tasks))
         return
+    loaded.check_models()
     with needing("nexrl-train", "train"):
         from nexrl_trainer.run import run as run_recipe
 
     directory = RunDirectory((run or Path("runs") / loaded.name).absolute())
-    console = Console()
+    # Most of what is shown others wrote: `:100:` in an agent's error is no emoji.
+    console = Console(emoji=False)
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
         result = run_recipe(loaded, given, directory, console)
     except KeyboardInterrupt:
         console.print(f"\nstopped; nothing is lost: the same command goes on from {directory.path}", soft_wrap=True)
         sys.exit(INTERRUPTED)
-    _show(console, result, directory, next_commands(loaded, directory.path, result.steps))
+    _show(console, result, directory, next_commands(loaded, directory.path, result.steps), list(loaded.policies))
 
 
 def main() -> None:
@@ -86,10 +90,12 @@ def _as_interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _show(console: Any, result: Any, directory: Any, commands: list[str]) -> None:
+def _show(console: Any, result: Any, directory: Any, commands: list[str], policies: Sequence[str] = ()) -> None:
     from rich.panel import Panel
 
+    from nexrl_trainer.directory import of_policy
     from nexrl_trainer.measuring import several, why_untrained
+    from nexrl_trainer.results import not_the_best
 
     folder, why = directory.path, why_untrained(directory.metrics())
     before, after = (
@@ -111,6 +117,10 @@ def _show(console: Any, result: Any, directory: Any, commands: list[str]) -> Non
     console.print(f"reward curve   {folder / 'reward.png'}", soft_wrap=True, highlight=False)
     if model := directory.model:
         console.print(f"trained model  {model}", soft_wrap=True, highlight=False)
+        for name in policies:
+            console.print(f"{name:<14} {of_policy(model, name)}", soft_wrap=True, highlight=False)
+        if said := not_the_best(result):
+            console.print(f"               {said}", style="yellow", soft_wrap=True, highlight=False)
     console.print("\nnext:", highlight=False)
     for command in commands:
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)

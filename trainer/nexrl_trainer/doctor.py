@@ -51,7 +51,7 @@ def doctor() -> None:
 
 def examine() -> list[Finding]:
     """Run every check; none of them changes anything."""
-    checks: list[Callable[[], Finding]] = [_python, _memory, _disk, _torch, _gpu, _sglang]
+    checks: list[Callable[[], Finding]] = [_nexrl, _python, _memory, _disk, _torch, _gpu, _sglang]
     packages = {
         "ray": "train",
         "transformers": "train",
@@ -62,6 +62,10 @@ def examine() -> list[Finding]:
     found = [check() for check in checks]
     found += [_package(name, extra) for name, extra in packages.items()]
     return found + [_port(name, port) for name, port in PORTS.items()]
+
+
+def _nexrl() -> Finding:
+    return Finding(what="NexRL", state="ok", found=version("nexrl"))
 
 
 def _python() -> Finding:

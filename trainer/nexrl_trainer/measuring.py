@@ -8,15 +8,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nexrl.records import GREEDY, INEXACT, Trajectory
 from nexrl_ingest.client import ExternalState
 from nexrl_trainer.algorithms.spread import NAMES as RATIO_BINS
 from nexrl_trainer.algorithms.spread import ratio_quantiles
 from nexrl_trainer.batches.selection import Selection
 from nexrl_trainer.policy.service import Sums
-from nexrl_trainer.rollouts.collected import GIVEN_UP, STALE, WITHOUT_CONTRAST, Collected
+from nexrl_trainer.rollouts.collected import GIVEN_UP, STALE, UNREADABLE, WITHOUT_CONTRAST, Collected
 from nexrl_trainer.rollouts.slots import NOTHING, Slots
 
-DROPPED = {"dropped_stale": STALE, "dropped_without_contrast": WITHOUT_CONTRAST, "dropped_given_up": GIVEN_UP}
+DROPPED = {
+    "dropped_stale": STALE,
+    "dropped_without_contrast": WITHOUT_CONTRAST,
+    "dropped_given_up": GIVEN_UP,
+    "dropped_unreadable": UNREADABLE,
+}
 """Groups that were run and not trained, by the reason that the feed counts them under."""
 
 
@@ -100,7 +106,7 @@ def step_metrics(
         # Not known where some of the rollouts were run before an interruption.
         "sampled_tokens_per_s": len(versions) / sampling_s if sampling_s and collected.ran == rollouts else None,
         "trained_tokens_per_s": trained / clock.laps["train_s"],
-        "drift": sum(len(trajectory.drift) for group in groups for trajectory in group.trajectories),
+        **calls_metrics([trajectory for group in groups for trajectory in group.trajectories]),
         "staleness_mean": sum(stale) / len(stale) if stale else 0.0,
         "staleness_max": max(stale, default=0),
         **{name: collected.dropped[reason] for name, reason in DROPPED.items()},
@@ -115,6 +121,28 @@ def step_metrics(
         # Before the step's first update the weights are the engine's own: what differs there is numerics alone.
         metrics |= {**means, "gap": learned[0]["gap"], "gap_max": learned[0]["gap_max"]}
     return metrics
+
+
+def calls_metrics(trajectories: Sequence[Trajectory]) -> dict[str, int]:
+    """Count the calls of rollouts: all, those of which nothing can be trained by what they asked or got, and drift.
+
+    Example: of three calls two at temperature 0, one of which was edited -> calls 3, greedy 2, inexact 0, drift 1
+    """
+    reasons = Counter(item.reason for trajectory in trajectories for item in trajectory.drift)
+    laid = {turn.call for trajectory in trajectories for item in trajectory.sequences for turn in item.turns}
+    told = {item.call for trajectory in trajectories for item in trajectory.drift}
+    greedy, inexact = reasons.pop(GREEDY, 0), reasons.pop(INEXACT, 0)
+    return {"calls": len(laid | told), "greedy": greedy, "inexact": inexact, "drift": reasons.total()}
+
+
+def mostly_greedy(metrics: Mapping[str, Any]) -> str | None:
+    """Say of a step most of whose calls were greedy that they teach nothing, and what helps; None of any other."""
+    if metrics["greedy"] * 2 <= metrics["calls"]:
+        return None
+    return (
+        f"{metrics['greedy']} of {several(metrics['calls'], 'call')} were greedy (temperature 0): nothing of them is "
+        "trained; set proxy.sampling.train.force.temperature: 1"
+    )
 
 
 def sessions_metrics(standing: ExternalState) -> dict[str, int]:
@@ -153,14 +181,15 @@ def why_untrained(lines: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     failed, rollouts = (sum(line[name] for line in steps) for name in ("failed", "rollouts"))
     equal, groups = (sum(numbers) for numbers in zip(*map(contrast, steps), strict=True))
-    causes: list[str] = []
+    calls = {name: sum(line[name] for line in steps) for name in ("greedy", "calls")}
+    causes = [greedy] if (greedy := mostly_greedy(calls)) else []
     if failed:
         causes.append(f"{failed} of {several(rollouts, 'rollout')} failed: `nexrl sessions` shows why")
-    if equal:
+    if equal and not greedy:
         causes.append(
             f"{equal} of {several(groups, 'group')} had no contrast, for the rewards of their rollouts were equal: "
             "tasks that are solved now and then, a reward with more shades, or a larger `rollouts.group_size` give some"
         )
-    if equal < groups or not groups:
+    if not greedy and (equal < groups or not groups):
         causes.append("what else was sampled was left out: see `algorithm.filters` and the counts in metrics.jsonl")
     return "nothing was trained; " + "; ".join(causes)

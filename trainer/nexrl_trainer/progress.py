@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nexrl.records import Outcome
-from nexrl_trainer.measuring import contrast, several
+from nexrl_trainer.measuring import contrast, mostly_greedy, several
 
 SHOWN_STEPS = 12
 BAR_WIDTH = 20
@@ -43,6 +43,7 @@ class Progress:
         self._failures: Counter[str] = Counter()
         self._notes: list[str] = []
         self._waiting = ""
+        self._told_greedy = False
         self._began = 0.0
         """When the first step did: what comes before it is not part of a step."""
         self._phase = Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -83,6 +84,9 @@ class Progress:
             self._began = time.monotonic() - _seconds(metrics)
         self._rows.append((step, metrics))
         self._say(f"step {step}/{self._steps}: {step_line(metrics)}, {self._time_left()}")
+        if not self._told_greedy and (greedy := mostly_greedy(metrics)):
+            self._told_greedy = True
+            self.note(greedy)
 
     def evaluated(self, step: int, success: float) -> None:
         """Note how the held-out tasks went after `step` steps."""

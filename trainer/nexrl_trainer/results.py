@@ -41,6 +41,15 @@ def unevaluated(error: str, directory: RunDirectory) -> str:
     )
 
 
+def not_the_best(result: Result) -> str | None:
+    """Say why the model that came out is not known to be better than the one at the start; None where it is."""
+    if result.best_step is None:
+        return "it is the newest checkpoint: nothing was evaluated"
+    if result.best_step == 0:
+        return f"it is the newest checkpoint: none did better than the model itself ({result.success_before:.2f})"
+    return None
+
+
 def finished(directory: RunDirectory, steps: int, patience: int | None = None) -> Result | None:
     """Return the result of a run whose newest checkpoint it tells of, where nobody asks for more; else None.
 

@@ -8,5 +8,5 @@ import nexrl
 @nexrl.reward
 def different(answer: str) -> float:
     if answer.startswith("misjudged"):
-        raise ZeroDivisionError("the judge divided by zero")
+        raise ZeroDivisionError("the judge divided by :100:")
     return random.random()

@@ -24,6 +24,8 @@ class Pool(Struct, frozen=True, kw_only=True):
 class Pools(Struct, frozen=True, kw_only=True):
     train: list[Pool]
     heldout: list[Task]
+    places: dict[str, str]
+    """Where each task stands, by its id: for errors."""
 
 
 def read_pools(tasks: Tasks, resolve: Callable[[str], Path]) -> Pools:
@@ -41,7 +43,7 @@ def read_pools(tasks: Tasks, resolve: Callable[[str], Path]) -> Pools:
     else:
         others = _named("tasks.heldout", tasks.heldout, tasks.heldout_sources)
         heldout = [task for named, one in others for task in _read(one, named, resolve, seen) * one.repeat]
-    return Pools(train=_pools(tasks.sources, found), heldout=heldout)
+    return Pools(train=_pools(tasks.sources, found), heldout=heldout, places=seen)
 
 
 def held_out(task: str, share: float) -> bool:

@@ -19,7 +19,7 @@ from nexrl_trainer.recipe.agent import Agent
 from nexrl_trainer.rollouts.conversation import last_message
 from nexrl_trainer.rollouts.failures import Failures
 from nexrl_trainer.rollouts.judging import Judge
-from nexrl_trainer.rollouts.proxy import ProxyClient
+from nexrl_trainer.rollouts.proxy import Flushed, ProxyClient, Refused
 from nexrl_trainer.rollouts.quarantine import Quarantine
 from nexrl_trainer.rollouts.runners.runner import DisturbedError, Ended, Job, Runner
 from nexrl_trainer.rollouts.slots import Priority, Slots
@@ -27,6 +27,8 @@ from nexrl_trainer.rollouts.slots import Priority, Slots
 ERROR_LINES = 3
 PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
 """The first and the longest pause before an attempt that was disturbed is made again; each is twice the one before."""
+DISTURBED_AT_MOST = 20
+"""Disturbances of one rollout, after which it is recorded as failed; the pauses alone are two minutes by then."""
 
 
 def _nothing() -> None:
@@ -101,8 +103,8 @@ class Attempts:
                     outcome, problem = await self._attempt(group, attempt, alone=alone, last=last)
                     tried += 1
                 except DisturbedError as error:
-                    outcome, problem = Outcome(status="failed", reason=str(error), final=False), None
                     alone, pause_s, disturbed = error.suspect, pause_after(disturbed), disturbed + 1
+                    outcome, problem = outcome_of(error, disturbed), None
                     self._failures.note(name, outcome.reason, Ended(answer=None, duration_s=time.monotonic() - start))
                 for final in await self._judge.settle(group, attempt, outcome):
                     self._on_outcome(final)
@@ -113,18 +115,18 @@ class Attempts:
     async def _attempt(self, group: Group, attempt: Attempt, *, alone: bool, last: bool) -> tuple[Outcome, str | None]:
         """Return what became of an attempt, and why its agent failed, if it did."""
         ended = await self._ended(group, attempt, alone=alone)
-        calls = await self._proxy.flush(attempt.id)
-        if calls is None:
+        flushed = await self._proxy.flush(attempt.id)
+        if flushed is None:
             reason = "capture: its spans did not reach ingest in time"
             self._failures.note(attempt.id, reason, ended)
             return Outcome(status="failed", reason=reason, final=last), None
-        if problem := failure_of(ended, calls, self._agent.timeout_s):
+        if problem := failure_of(ended, flushed, self._agent.timeout_s):
             self._failures.note(attempt.id, problem, ended)
-            return Outcome(status="failed", reason=problem, calls=calls, final=last), problem
+            return Outcome(status="failed", reason=problem, calls=flushed.calls, final=last), problem
         if ended.answer is None:
             session = await self._ingest.session(attempt.id)
             ended = structs.replace(ended, answer=last_message(session))
-        return await self._judge.judge(group, attempt, ended, calls), None
+        return await self._judge.judge(group, attempt, ended, flushed.calls), None
 
     async def _ended(self, group: Group, attempt: Attempt, *, alone: bool) -> Ended:
         """Run the agent; return how it ended, also where it cannot be started."""
@@ -139,12 +141,19 @@ class Attempts:
             raise
 
 
+def outcome_of(error: DisturbedError, disturbed: int) -> Outcome:
+    """Return what became of a rollout's attempt that was disturbed, the so many-th of its attempts that were."""
+    if disturbed < DISTURBED_AT_MOST:
+        return Outcome(status="failed", reason=str(error), final=False)
+    return Outcome(status="failed", reason=f"{error}; it is not tried again: {disturbed} attempts ended like that")
+
+
 def pause_after(disturbed: int) -> float:
     """Return how long a rollout waits that has been disturbed again, after so many times before, in seconds."""
     return min(PAUSE_S * 2 ** min(disturbed, 10), LONGEST_PAUSE_S)
 
 
-def failure_of(ended: Ended, calls: int, timeout_s: float) -> str | None:
+def failure_of(ended: Ended, flushed: Flushed, timeout_s: float) -> str | None:
     """Return why an attempt failed before anybody judged it, or None.
 
     Example: exit code 1 whose last line on standard error is `KeyError: 'x'` -> "agent: exit code 1: KeyError: 'x'"
@@ -156,6 +165,22 @@ def failure_of(ended: Ended, calls: int, timeout_s: float) -> str | None:
     if ended.exit_code:
         said = " | ".join(line.strip() for line in ended.stderr.strip().splitlines()[-ERROR_LINES:])
         return f"agent: exit code {ended.exit_code}: {said}" if said else f"agent: exit code {ended.exit_code}"
-    if not calls:
-        return "agent: it ended without a model call; does it read OPENAI_BASE_URL and OPENAI_API_KEY?"
+    if flushed.calls == flushed.of_other_models:
+        return unheard(flushed)
     return None
+
+
+def unheard(flushed: Flushed) -> str:
+    """Return why an attempt has nothing from a model that may be trained."""
+    if flushed.refused:
+        return f"agent: it ended without a reply of the model: {refusal_of(flushed.refused)}"
+    if flushed.calls:
+        return "agent: it asked other models alone, never one that is trained; does it ask for OPENAI_MODEL?"
+    return "agent: it ended without a model call; does it read OPENAI_BASE_URL and OPENAI_API_KEY?"
+
+
+def refusal_of(refused: Refused) -> str:
+    """Say what became of requests. Example: its 2 calls were refused, the last one (400): no `logit_bias` here."""
+    if refused.count == 1:
+        return f"its 1 call was refused ({refused.status}): {refused.message}"
+    return f"its {refused.count} calls were refused, the last one ({refused.status}): {refused.message}"

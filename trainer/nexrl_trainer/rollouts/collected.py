@@ -12,6 +12,7 @@ from nexrl_trainer.rollouts.planning import Position
 
 STALE = "stale"
 WITHOUT_CONTRAST = "zero-advantage"
+UNREADABLE = "unreadable"
 GIVEN_UP = "given-up"
 LEASE_S = 30 * 24 * 3600.0
 """As long as ingest lets, for a step may wait for days. A restarted trainer takes its own leases over at once, so this

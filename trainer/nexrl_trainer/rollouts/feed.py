@@ -18,10 +18,12 @@ from nexrl.records import Group
 from nexrl_ingest.client import GroupState, IngestClient, Leased, Rule
 from nexrl_trainer.recipe.tree import Rollouts
 from nexrl_trainer.rollouts.attempts import Attempts
-from nexrl_trainer.rollouts.collected import GIVEN_UP, LEASE_S, STALE, WITHOUT_CONTRAST, Collected
+from nexrl_trainer.rollouts.collected import GIVEN_UP, LEASE_S, STALE, UNREADABLE, WITHOUT_CONTRAST, Collected
 from nexrl_trainer.rollouts.planning import Position, afresh, missing
 
 POLL_S = 1.0
+HOPELESS = 8
+"""Groups in a row that nobody can read, until those after them seem no better; a step's groups, where it takes more."""
 
 
 class _Open:
@@ -60,6 +62,8 @@ class Feed:
         self._renamed: dict[int, Group] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._dropped: Counter[str] = Counter()
+        self._unreadable = 0
+        """In a row, up to now."""
         # A run has one trainer: what an earlier start of it holds is ours.
         self._first_lease = True
         aged = recipe.stale == "drop" and (recipe.max_staleness or recipe.oversampling > 1)
@@ -95,6 +99,8 @@ class Feed:
             self._admit(steps, len(taken), dropped)
             await self._one_is_done()
             found = await self._lease(wanted, version, wait_s)
+            if found:
+                self._unreadable = 0
             left_out = await self._left_out()
             taken += found
             dropped += left_out
@@ -190,7 +196,17 @@ class Feed:
                     "does the engine report the version it samples with?"
                 )
             self._dropped[str(state.dropped)] += 1
+            self._refuse_hopeless(one, state)
         return dropped
+
+    def _refuse_hopeless(self, one: _Open, state: GroupState) -> None:
+        """Raise RunError where groups that were run in this start are unreadable, one after the other."""
+        self._unreadable += state.dropped == UNREADABLE and one.ran > 0
+        if self._unreadable >= max(HOPELESS, self._recipe.groups_per_step):
+            raise RunError(
+                f"{self._unreadable} groups in a row were dropped as {UNREADABLE}, {state.id} the last: calls of them "
+                "cannot be read back. Ingest's log names the spans; do proxy and ingest run the same NexRL?"
+            )
 
     def _give_up(self, names: Sequence[str]) -> None:
         for name in names:

@@ -65,12 +65,13 @@ class Judge:
             rollout = await self._rollout(group, attempt, ended, self._scorer.needs)
             judged = [*played(ended.rewards, self._rule.weights), *await self._scorer.score(rollout)]
             if not self._scorer.compares:
-                return Outcome(status="completed", rewards=await self._total(attempt, judged), calls=calls)
+                rewards = await self._total(attempt, judged)
+                return Outcome(status="completed", reason=ended.cut_off, rewards=rewards, calls=calls)
         except RewardError as error:
             # The agent did its part: running it again would not mend the judge.
             return Outcome(status="failed", reason=str(error), calls=calls)
         self._held[attempt.id] = judged, ended
-        return Outcome(status="completed", calls=calls)
+        return Outcome(status="completed", reason=ended.cut_off, calls=calls)
 
     async def settle(self, group: Group, attempt: Attempt, outcome: Outcome) -> list[Outcome]:
         """Store an attempt's outcome, or keep it for its group; return the outcomes that are final and stored now.

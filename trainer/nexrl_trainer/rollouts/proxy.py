@@ -3,11 +3,32 @@
 from typing import Any
 
 import aiohttp
+import msgspec
+from msgspec import Struct
 
 from nexrl.errors import ServiceError
 
 FLUSH_TIMEOUT_S = 60.0
 ANSWER_S = 10.0
+
+
+class Refused(Struct, frozen=True, kw_only=True):
+    """Requests of an attempt that got an error for an answer."""
+
+    count: int
+    status: int
+    """The last one's, of HTTP."""
+    message: str
+
+
+class Flushed(Struct, frozen=True, kw_only=True):
+    """What an attempt asked of models, all of it stored."""
+
+    calls: int
+    of_other_models: int
+    """Of these, the ones that none of the models answered that may be trained."""
+    refused: Refused | None
+    """What it asked beside these."""
 
 
 class ProxyClient:
@@ -18,8 +39,8 @@ class ProxyClient:
         self._headers = {"Authorization": f"Bearer {admin_key}"}
         self._http = http
 
-    async def flush(self, attempt: str) -> int | None:
-        """End an attempt: wait until ingest has acknowledged every span of it; return how many calls it made.
+    async def flush(self, attempt: str) -> Flushed | None:
+        """End an attempt: wait until ingest has acknowledged every span of it; return what calls it made.
 
         Whoever calls as this attempt from now on is refused.
 
@@ -27,7 +48,7 @@ class ProxyClient:
         """
         route = f"/api/sessions/{attempt}/flush?end=true&timeout_s={FLUSH_TIMEOUT_S:g}"
         answer = await self._post(route, within_s=FLUSH_TIMEOUT_S)
-        return None if answer is None else int(answer["calls"])
+        return None if answer is None else msgspec.convert(answer, Flushed)
 
     async def hold(self, *, drain_s: float = 0.0) -> int:
         """Let new requests wait; return how many still run, which with `drain_s` is 0 as soon as it can be."""

@@ -119,7 +119,7 @@ def waiting_for(taken: int, size: int, standing: ExternalState) -> str:
     """Say what a step waits for.
 
     Example: "waiting for feedback: 3 of 8 groups; sessions: 2 still talking, 5 without feedback yet, 40 left without,
-    1 waiting for others of its group"
+    1 waiting for others of their group; groups left out: 3 unreadable"
     """
     counts = {
         "still talking": standing.talking,
@@ -128,4 +128,6 @@ def waiting_for(taken: int, size: int, standing: ExternalState) -> str:
         "waiting for others of their group": standing.ready,
     }
     said = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "none"
-    return f"waiting for feedback: {taken} of {size} groups; sessions: {said}"
+    dropped = ", ".join(f"{count} {reason}" for reason, count in standing.dropped.items() if count)
+    left_out = f"; groups left out: {dropped}" if dropped else ""
+    return f"waiting for feedback: {taken} of {size} groups; sessions: {said}{left_out}"

@@ -52,7 +52,8 @@ async def play(
             why = ""
             break
     total = math.fsum(reward.value for reward in rewards)
-    return Played(answer=answer, rewards=[*rewards, Reward(name=RETURN, value=total, explanation=why)])
+    rewards.append(Reward(name=RETURN, value=total, explanation=why))
+    return Played(answer=answer, rewards=rewards, cut_off=why)
 
 
 async def _act(

@@ -32,17 +32,19 @@ class FullError(Exception):
 
 
 class Model:
-    """Replies to conversations of one attempt, which `url` and `key` name."""
+    """Replies to conversations of one attempt, which `url` and `key` name; none is longer than `max_tokens`."""
 
-    def __init__(self, http: aiohttp.ClientSession, *, url: str, key: str, name: str) -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, *, url: str, key: str, name: str, max_tokens: int | None = None
+    ) -> None:
         self._http = http
         self._url = f"{url}/chat/completions"
         self._headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-        self._name = name
+        self._about = {"model": name, **({"max_tokens": max_tokens} if max_tokens else {})}
 
     async def reply(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> Reply:
         """Return the model's next message; raises FullError, and ServiceError for a refusal or where nobody answers."""
-        asked = {"model": self._name, "messages": messages, **({"tools": tools} if tools else {})}
+        asked = {**self._about, "messages": messages, **({"tools": tools} if tools else {})}
         body = msgspec.json.encode(asked)
         status, patience_s, said = await self._post(body, 0)
         for tried, pause_s in enumerate(PAUSES_S, 1):

@@ -51,7 +51,7 @@ class Player:
         with nexrl.session(start.attempt, key=start.key):
             async with aiohttp.ClientSession(timeout=patience) as http:
                 url = with_session(self._base_url, start.attempt)
-                model = Model(http, url=url, key=start.key, name=self._model)
+                model = Model(http, url=url, key=start.key, name=self._model, max_tokens=self._rules.max_tokens)
                 environment = await Environment.made(self._factory, dict.fromkeys(self._wanted, task), self._name)
                 try:
                     return await play(

@@ -17,6 +17,8 @@ class Rules(Struct, frozen=True, kw_only=True):
     """The system prompt, with `{name}`s of the task's fields."""
     max_turns: int
     """Replies after which the episode is cut off."""
+    max_tokens: int | None
+    """Tokens after which each reply ends; None leaves it to the proxy."""
 
 
 class Played(Struct, frozen=True, kw_only=True):
@@ -26,3 +28,5 @@ class Played(Struct, frozen=True, kw_only=True):
     """The last thing it said."""
     rewards: list[Reward] = []
     """What its environment gave; those of calls name them by the ids of their replies."""
+    cut_off: str = ""
+    """Why it was not let go on; empty where it ended."""
