@@ -40,8 +40,9 @@ class Speaker:
         draw = random.Random(f"{prompt}{self.asked[prompt]}")
         deaf = asked["sampling_params"].get("ignore_eos", False)
         ids, finish = self.rest.pop(prompt, None) or self.whole(draw, prompt), CUT if deaf else {"type": "stop"}
-        if deaf:  # the end of a turn does not end it
-            ids = [*ids, *self.whole(draw, prompt)][: draw.choice([None, -1])]
+        if deaf:  # the end of a turn does not end it; a template that takes one call of a turn takes no second one
+            several = self.family is None or PARALLEL not in self.family.lacks
+            ids = [*ids, *self.whole(draw, prompt, with_tools=several)][: draw.choice([None, -1])]
         if draw.random() < 0.25:
             ids, finish = self.cut(draw, prompt, ids)
         pause, self.pause_before = self.pause_before, None
@@ -53,8 +54,8 @@ class Speaker:
             pause_before=None if pause is None else min(pause, len(ids) - 1),
         )
 
-    def whole(self, draw: random.Random, prompt: tuple[int, ...]) -> list[int]:
-        ids, ending = self.written(draw, prompt) if self.family else self.anything(draw)
+    def whole(self, draw: random.Random, prompt: tuple[int, ...], *, with_tools: bool = True) -> list[int]:
+        ids, ending = self.written(draw, prompt, with_tools=with_tools) if self.family else self.anything(draw)
         return [*ids, *ending]
 
     def cut(self, draw: random.Random, prompt: tuple[int, ...], ids: list[int]) -> tuple[list[int], dict[str, Any]]:
@@ -72,10 +73,10 @@ class Speaker:
             ids += self.world.renderer.encode(f"<tool_call>{draw.choice(SPELLED_CALLS)}</tool_call>")
         return ids, sorted(self.world.renderer.eos)
 
-    def written(self, draw: random.Random, prompt: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    def written(self, draw: random.Random, prompt: tuple[int, ...], *, with_tools: bool) -> tuple[list[int], list[int]]:
         """Write a reply in the family's way."""
         assert self.family
-        reply = self.reply(draw, with_tools=b"looks" in self.world.renderer.spelled(prompt))
+        reply = self.reply(draw, with_tools=with_tools and b"looks" in self.world.renderer.spelled(prompt))
         encode = self.world.renderer.encode
         behind_results = not self.world.renderer.tail(prompt).rstrip().endswith("<think>")
         ids = [
