@@ -63,6 +63,7 @@ clean:  ## remove the environment and caches; runs stay
 # Linux without a GPU gets the CPU build of torch: its index, or a local copy, offers "+cpu" versions that pip prefers.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "NexRL needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	@echo "installing into .venv: torch, Ray and the rest, 2 GB, some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
 	  set -x; $(BIN)/pip install -q --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu $(TORCH); \

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
 from nexrl.errors import ConfigError
@@ -19,6 +18,7 @@ from nexrl_proxy.dialects import Stored
 from nexrl_proxy.engines.kinds import Serving, engines_of
 from nexrl_proxy.engines.pool import Pool
 from nexrl_proxy.engines.pools import Pools
+from nexrl_proxy.named import read_named
 from nexrl_proxy.planning import Plans
 from nexrl_proxy.recorder import Recorder
 from nexrl_proxy.sampling import Sampler
@@ -127,14 +127,7 @@ class Models:
 
 def read_others(path: Path | None, served_model: str) -> dict[str, Other]:
     """Read the file of `--models`, names and where they are served; raises ConfigError."""
-    if path is None:
-        return {}
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Other])
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(
-            f'--models {path}: {error}; give {{"NAME": {{"url": ..., "model": ..., "key_variable": ...}}}} as JSON'
-        ) from error
+    found = read_named("--models", path, Other, '{"NAME": {"url": ..., "model": ..., "key_variable": ...}}')
     if served_model in found:
         raise ConfigError(f"--models {path}: {served_model!r} is what --served-model is called: give another name")
     for name, other in found.items():

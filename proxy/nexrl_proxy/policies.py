@@ -6,10 +6,10 @@ Which calls are whose is on the calls (`Call.policy`); what each learns is the t
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
 from nexrl.errors import ConfigError
+from nexrl_proxy.named import read_named
 
 
 class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,14 +26,7 @@ def read_policies(path: Path | None, taken: Mapping[str, str]) -> dict[str, Poli
 
     `taken` are names that mean another model already, each with the option that says so.
     """
-    if path is None:
-        return {}
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Policy])
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(
-            f'--policies {path}: {error}; give {{"NAME": {{"engine": "http://HOST:PORT", "model": "FOLDER"}}}} as JSON'
-        ) from error
+    found = read_named("--policies", path, Policy, '{"NAME": {"engine": "http://HOST:PORT", "model": "FOLDER"}}')
     for name in found:
         if not name:
             raise ConfigError(f"--policies {path}: a model without a name; give it the one that agents ask for")
