@@ -114,7 +114,7 @@ class Models:
         return sum((Counter(sampler.counters) for sampler in self._samplers()), Counter[str]())
 
     def _planners(self) -> Iterator[Plans]:
-        """Yield the own model's last: it may have to ask ingest."""
+        """Yield those of models beside the own one first: most need not ask ingest."""
         for other in self._beside.values():
             yield other.planner
         yield self.own.planner

@@ -1,4 +1,7 @@
-"""What is stored is sent on to another OTLP endpoint: all of it, at least once, readable, and in nobody's way."""
+"""What is stored is sent on to another OTLP endpoint: all of it, at least once, readable, and in nobody's way.
+
+One file, since all of it is seen at the same receiver.
+"""
 
 import asyncio
 import contextlib

@@ -1,4 +1,7 @@
-"""Tool calls and reasoning in every format: exact in any pieces, nothing lost, linear in the text."""
+"""Tool calls and reasoning in every format: exact in any pieces, nothing lost, linear in the text.
+
+One file for all formats, since each new one has to meet the same properties, and stands in the same tables.
+"""
 
 import json
 import re

@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 from msgspec import structs
@@ -16,24 +15,21 @@ from nexrl.errors import RunError
 from nexrl.keys import ADMIN_KEY_VARIABLE, admin_key
 from nexrl.service import allow_many_files
 from nexrl_ingest.client import IngestClient
-from nexrl_trainer.batches.scoring import Scorers
+from nexrl_trainer.awaiting import everything, unless
 from nexrl_trainer.checkpointing import Checkpoints
-from nexrl_trainer.cluster import cluster, gpu_share
+from nexrl_trainer.cluster import cluster
 from nexrl_trainer.data.draws import draws_of
 from nexrl_trainer.directory import RunDirectory, State, of_policy
-from nexrl_trainer.engines.broadcast import Broadcast
 from nexrl_trainer.engines.door import Door
 from nexrl_trainer.engines.fleet import Fleet, Weights
 from nexrl_trainer.engines.publication import weights_folder
-from nexrl_trainer.engines.publisher import Publisher
-from nexrl_trainer.engines.publishers import Publishers
 from nexrl_trainer.fingerprints import fingerprints, renewed
 from nexrl_trainer.flows import Ground, attempts_of, flow_of
 from nexrl_trainer.inputs import Given, prepare_models
+from nexrl_trainer.learners import fleets_of, publishers_of, scorers_of, trainers_of
 from nexrl_trainer.loop import train
 from nexrl_trainer.measuring import several
 from nexrl_trainer.picture import draw_rewards
-from nexrl_trainer.policy.placed import PlacedTrainService
 from nexrl_trainer.policy.routed import Routed
 from nexrl_trainer.progress import Progress
 from nexrl_trainer.recipe import Recipe
@@ -41,7 +37,6 @@ from nexrl_trainer.results import Result, finished, unevaluated, write_summary
 from nexrl_trainer.rollouts.proxy import ProxyClient
 from nexrl_trainer.rollouts.runners.program import refuse_no_program
 from nexrl_trainer.services.running import Services, refuse_taken_ports
-from nexrl_trainer.services.sender import PlacedSender
 from nexrl_trainer.tracking import Trackers
 from nexrl_trainer.world import World
 
@@ -100,27 +95,16 @@ async def _run(
         services = Services(stack, directory, {ADMIN_KEY_VARIABLE: key})
         begin = {name: of_policy(latest[0], name) if latest else model for name, model in models.items()}
         weights = {name: Weights(folder, state.version) for name, folder in begin.items()}
-        trainers, engines, ingest_url = await _all(
-            placed(recipe, models), services.engines(recipe, models, weights), services.ingest(recipe, directory)
+        trainers, engines, ingest_url = await everything(
+            trainers_of(recipe, models), services.engines(recipe, models, weights), services.ingest(recipe, directory)
         )
         proxy = ProxyClient(await services.proxy(recipe, models, directory, engines, ingest_url), key, http)
         policy = Routed(trainers)
         if latest:
             await policy.load(latest[0])
-        door = Door(proxy)
-        fleets = {
-            name: await Fleet.of(of_one, recipe.engine, weights[name], door=door, http=http, say=progress.note)
-            for name, of_one in engines.items()
-        }
-        for fleet in fleets.values():
-            services.watch("engine", fleet.failed)
+        fleets = await fleets_of(recipe, engines, weights, services, door=Door(proxy), http=http, progress=progress)
         weights_at = stack.enter_context(weights_folder(recipe, directory, models.values()))
-        publisher = Publishers(
-            [
-                (await _publisher(recipe, stack, fleet, trainers[name], of_policy(weights_at, name)), trainers[name])
-                for name, fleet in fleets.items()
-            ]
-        )
+        publisher = await publishers_of(recipe, stack, fleets, trainers, weights_at)
         if recipe.sessions and recipe.engine.url and not latest:
             state = await after_others(state, fleets.values(), directory)
         if latest or recipe.engine.url:
@@ -147,7 +131,7 @@ async def _run(
             draws=draws,
             heldout=given.heldout,
             policy=policy,
-            scorers=await _scorers(recipe, models),
+            scorers=await scorers_of(recipe, models),
             publisher=publisher,
             feed=await flow_of(ground, attempts, draws, state),
             attempts=attempts,
@@ -157,26 +141,8 @@ async def _run(
             progress=progress,
             trackers=trackers,
         )
-        return await _unless(services.failed(), train(world, state, began))
+        return await unless(services.failed(), train(world, state, began))
     raise AssertionError("the exit stack suppresses nothing")
-
-
-async def placed(recipe: Recipe, models: Mapping[str, Path]) -> dict[str, PlacedTrainService]:
-    """Start the train service of each model."""
-    started = [PlacedTrainService.start(model, recipe.train, gpus=gpu_share(recipe)) for model in models.values()]
-    return dict(zip(models, await _all(*started), strict=True))
-
-
-async def _publisher(
-    recipe: Recipe, stack: contextlib.AsyncExitStack, fleet: Fleet, trainer: PlacedTrainService, folder: Path
-) -> Publisher:
-    """Return what publishes one model, to all engines at once where the recipe wants that."""
-    broadcast = None
-    if recipe.engine.publication == "broadcast":
-        place = await trainer.place()
-        broadcast = Broadcast(fleet, lambda: PlacedSender(place))
-        stack.push_async_callback(broadcast.close)
-    return Publisher(fleet, folder, recipe.engine, adapters=recipe.publishes_adapters, broadcast=broadcast)
 
 
 async def after_others(state: State, fleets: Iterable[Fleet], directory: RunDirectory) -> State:
@@ -197,37 +163,3 @@ def renumbered(state: State, directory: RunDirectory) -> State:
         return state
     directory.note_version(newest + 1)
     return structs.replace(state, version=newest + 1)
-
-
-async def _scorers(recipe: Recipe, models: Mapping[str, Path]) -> Scorers:
-    """Load the other policies that the algorithm needs, each placed as a policy is; one without a path: of each model.
-
-    One with a path scores the only model that there is (`recipe/together.py`).
-    """
-    folders = [{"": recipe.resolve(path)} if path else models for path in recipe.algorithm.scorers.values()]
-    started = await _all(*(placed(recipe, of_one) for of_one in folders))
-    return Scorers(**dict(zip(recipe.algorithm.scorers, map(Routed, started), strict=True)))
-
-
-async def _all(*awaitables: Any) -> list[Any]:
-    """Await all; the first failure cancels the rest and is raised as itself."""
-    tasks = [asyncio.ensure_future(item) for item in awaitables]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-async def _unless(failure: Any, work: Any) -> Any:
-    """Return what `work` returns, unless `failure` returns an error first, which is then raised."""
-    watcher, worker = asyncio.ensure_future(failure), asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({watcher, worker}, return_when=asyncio.FIRST_COMPLETED)
-        if worker.done():
-            return worker.result()
-        raise watcher.result()
-    finally:
-        for task in (watcher, worker):
-            task.cancel()
-        await asyncio.gather(watcher, worker, return_exceptions=True)
